@@ -1,0 +1,81 @@
+"""The one tree of errors that p2pmesh raises.
+
+Each message names what it is about and what to do.  Errors of the other side
+(bytes, records, requests from the network) never surface as these: they are
+counted, reported as events, and end at the boundary where they arrived.
+"""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """Anything p2pmesh raises on purpose."""
+
+
+class ConfigError(MeshError):
+    """A setting, argument or identifier is not usable; names it and the fix."""
+
+
+class NotStarted(MeshError):
+    """The node is not running (not entered yet, left, or in a forked child)."""
+
+
+class UnknownTarget(MeshError):
+    """No instance has this id or name; ``nearest`` holds similar names."""
+
+    def __init__(self, target: str, nearest: tuple[str, ...] = ()) -> None:
+        hint = f"; did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
+        super().__init__(f"no instance {target!r} is known in this mesh{hint}")
+        self.target = target
+        self.nearest = nearest
+
+
+class AmbiguousTarget(MeshError):
+    """Several live instances have this name; ``candidates`` holds their ids."""
+
+    def __init__(self, target: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{target!r} is the name of {len(candidates)} instances: "
+            f"{', '.join(candidates)}; address one by its id"
+        )
+        self.target = target
+        self.candidates = candidates
+
+
+class PeerUnreachable(MeshError):
+    """The target failed, left, restarted, or no link to it can be made."""
+
+
+class RequestTimeout(MeshError, TimeoutError):
+    """No answer came within the timeout."""
+
+
+class RemoteError(MeshError):
+    """The other side's handler raised or is missing; ``code`` says which."""
+
+    def __init__(self, code: str, detail: str = "", peer: str = "") -> None:
+        where = f" at {peer}" if peer else ""
+        super().__init__(f"{code}{where}: {detail}" if detail else f"{code}{where}")
+        self.code = code
+        self.detail = detail
+        self.peer = peer
+
+
+class MessageTooLarge(MeshError):
+    """The encoded payload is over the size limit; names both sizes."""
+
+
+class QueueFull(MeshError):
+    """A bounded queue has no room; nothing was accepted."""
+
+
+class StoreFull(MeshError):
+    """The disk has no room; nothing was accepted."""
+
+
+class NotAuthoritative(MeshError):
+    """This node does not hold leadership that its policy accepts."""
+
+
+class IdentityConflict(MeshError):
+    """Another live node has this identity or instance id; names both."""

@@ -1,0 +1,1 @@
+"""The registry HTTP API.  The only place besides ``client`` that uses aiohttp."""

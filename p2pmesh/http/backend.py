@@ -1,0 +1,114 @@
+"""What the HTTP API asks of a node.
+
+``p2pmesh.node`` provides it; the HTTP tests drive the same handlers through a
+real node.  All methods run on the node's loop.  Payloads are Python values that
+JSON can carry (checked by ``codec`` on the way in); they cross the mesh as
+MessagePack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from p2pmesh.protocol.types import Event, LeaderInfo, LinkInfo, Member, Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryMessage:
+    """The seven fields of a message as the registry lists it."""
+
+    message_id: str
+    source_instance: str
+    target_instance: str | None
+    message_type: str  # a known name, or any other string: {"Custom": …} in JSON
+    payload: Any
+    correlation_id: str | None
+    created_at: int  # unix microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    message_id: str
+    delivered_to: tuple[str, ...]
+    state: str
+
+
+class Conflict(Exception):
+    """The id belongs to a live node's own agent, or a name is ambiguous."""
+
+
+class Forbidden(Exception):
+    """A live node's own agent cannot be deregistered."""
+
+
+class Unavailable(Exception):
+    """The home of this instance did not answer in time; try again."""
+
+
+class Backend(Protocol):
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def mesh(self) -> str: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def http_url(self) -> str | None: ...
+    @property
+    def uptime(self) -> float: ...
+
+    def self_member(self) -> Member: ...
+    def all_members(self) -> tuple[Member, ...]:
+        """Oldest first, failed and left ones included."""
+        ...
+
+    def leader_info(self) -> LeaderInfo: ...
+    def links(self) -> tuple[LinkInfo, ...]: ...
+    def counters(self) -> dict[str, int]: ...
+
+    async def register(
+        self, instance_id: str, hostname: str, port: int,
+        capabilities: tuple[str, ...], profiles: tuple[str, ...],
+    ) -> None:
+        """Raises Conflict, QueueFull."""
+        ...  # fmt: skip
+
+    async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
+        """False: the id is unknown."""
+        ...
+
+    async def deregister(self, instance_id: str) -> bool:
+        """False: the id is unknown.  Raises Forbidden, Unavailable."""
+        ...
+
+    async def post(
+        self, source: str, target: str | None, type: str, payload: Any,
+        correlation_id: str | None,
+    ) -> Sent:
+        """``target`` None: a broadcast.  A target is an instance id here, never a
+        name.  Raises UnknownTarget, QueueFull, MessageTooLarge."""
+        ...  # fmt: skip
+
+    async def read(self, instance_id: str, *, limit: int | None = None) -> tuple[RegistryMessage, ...]:
+        """Unacknowledged messages, oldest first; raises Unavailable."""
+        ...
+
+    async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None: ...
+
+    def message_state(self, message_id: str) -> tuple[Recipient, ...] | None: ...
+
+    async def ask(
+        self, source: str, target: str, type: str, payload: Any, timeout: float,
+        correlation_id: str | None,
+    ) -> RegistryMessage:
+        """Sends a Query and returns its Response.  Raises UnknownTarget,
+        AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
+        ...  # fmt: skip
+
+    def subscribe(self, after: int | None = None) -> AsyncIterator[Event]:
+        """Events from now on, or those after ``seq`` that are still kept (1,000)."""
+        ...

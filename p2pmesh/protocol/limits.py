@@ -1,0 +1,50 @@
+"""Every maximum of the protocol: tables, queues, lengths.
+
+Whatever arrives beyond one of these is dropped or refused, and counted under
+a reason (see ``Counters``).  Lengths are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MEMBERS_MAX: Final = 4096
+GUESTS_MAX: Final = 4096
+TOMBSTONES_MAX: Final = 8192
+CANDIDATES_MAX: Final = 256
+FAILED_ADDRESSES_MAX: Final = 256
+LINKS_MAX: Final = 1100
+HANDSHAKES_MAX: Final = 128
+HANDSHAKES_PER_IP_MAX: Final = 64
+KEYS_MAX: Final = 3
+
+RECORD_MAX: Final = 1024
+ENTRY_MAX: Final = 4096
+ADDRESSES_MAX: Final = 4
+INSTANCE_ID_MAX: Final = 128
+NAME_MAX: Final = 64
+LABEL_MAX: Final = 64  # a capability or profile
+LABELS_MAX: Final = 32
+TYPE_MAX: Final = 128
+CORRELATION_MAX: Final = 256
+
+FRAME_MAX: Final = 65_535  # ciphertext, by its u16 length
+CHUNK_MAX: Final = 32_768  # a larger message travels as chunks
+PAYLOAD_MAX: Final = 16 * 1024 * 1024
+GUEST_PAYLOAD_MAX: Final = 2 * 1024 * 1024
+TRANSFERS_MAX: Final = 64  # half-received chunked messages a link
+NEWS_ITEMS_MAX: Final = 256  # in one NEWS
+NEWS_QUEUE_MAX: Final = 16_384  # subjects waiting to be told on a link
+LINK_QUEUE_MAX: Final = 4 * 1024 * 1024  # bytes of a peer that does not read
+
+MAILBOX_MESSAGES_MAX: Final = 1000
+MAILBOX_BYTES_MAX: Final = 64 * 1024 * 1024
+NODE_BYTES_MAX: Final = 256 * 1024 * 1024
+STREAMS_MAX: Final = 65_536
+REQUESTS_MAX: Final = 4096
+WAITING_TARGETS_MAX: Final = 1024
+MESSAGE_STATES_MAX: Final = 16_384
+CAST_WINDOW: Final = 1024  # bits above a broadcast watermark
+
+EPOCH_JUMP_MAX: Final = 2**32
+INCARNATION_MAX: Final = 2**32

@@ -1,0 +1,96 @@
+"""Every interval of the protocol, in seconds, and the presets that scale them.
+
+A preset scales how often things are said and how long silence may last.  It
+never scales what a *kernel* needs to answer (the re-dial gap), the stall
+grace, the guest timeout or a message's TTL: those belong to machines and
+people, not to the network.  A monitor uses the slower of its own preset and
+the peer's, so a mixed mesh does not bury its slow members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The scaled intervals of one preset (float seconds)."""
+
+    heartbeat_interval: float
+    silence_after: float
+
+
+#: Number on the wire (only append) -> intervals.
+PRESETS: Final[Mapping[str, Timing]] = MappingProxyType(
+    {
+        "lan": Timing(heartbeat_interval=1.0, silence_after=1.5),
+        "local": Timing(heartbeat_interval=0.2, silence_after=0.3),
+        "wifi": Timing(heartbeat_interval=2.0, silence_after=3.0),
+    }
+)
+PRESET_NUMBERS: Final[tuple[str, ...]] = ("lan", "local", "wifi")
+
+
+def slower(first: str, second: str) -> Timing:
+    """The intervals of whichever of two presets is slower."""
+    a, b = PRESETS[first], PRESETS[second]
+    return a if a.silence_after >= b.silence_after else b
+
+
+# --- links -------------------------------------------------------------------
+HANDSHAKE_TIMEOUT: Final = 5.0
+LINK_IDLE_TIMEOUT: Final = 30.0  # an on-demand link nobody uses
+STUCK_LINK_AFTER: Final = 2.0  # unanswered bytes, none back: replace the link
+DIAL_TIMEOUT: Final = 1.5  # no answer from the peer's kernel
+DIAL_STAGGER: Final = 0.25  # between the addresses of one candidate
+
+# --- rings -------------------------------------------------------------------
+RING_SETTLE: Final = 0.25  # rings follow the view at most this often
+RING_FILL_AFTER: Final = 3.0  # then the next member of that ring fills in
+
+# --- evidence ----------------------------------------------------------------
+REDIAL_GAP: Final = 0.03  # half of immediate re-dials still succeed
+REFUSED_SUSPICION: Final = 0.25
+SILENT_SUSPICION: Final = 1.0  # unreachable, stalled, and every tombstone asked
+UNMET_SUSPICION: Final = 3.0  # unreachable at an address only others have met
+STALL_GRACE: Final = 15.0
+STALL_RENEWAL: Final = 2.0
+STALL_MEMORY: Final = 5.0  # a flag nobody renewed
+LOST_LINKS_AFTER: Final = 2.0  # links ended at two monitors, none came back
+REACCUSE_AFTER: Final = 3.0  # after a refutation or vouch; doubles
+REACCUSE_MAX: Final = 60.0
+VERDICT_FRESH: Final = 2.0  # older verdicts are asked, not applied
+LAG_MEMORY: Final = 3.0
+LAG_TOLERANCE: Final = 0.25
+SWEEP_SILENT_AFTER: Final = 3.0  # half of my ring links lost: dial these
+LEADER_STALLED_AFTER: Final = 3.0
+
+# --- gossip ------------------------------------------------------------------
+REPAIR_INTERVAL: Final = 5.0  # from one peer
+HEAL_INTERVAL: Final = 2.0  # at least, between dials to failed members
+TOMBSTONE_TTL: Final = 24 * 3600.0
+
+# --- joining and leading ----------------------------------------------------
+ALONE_AFTER: Final = 1.0  # no candidate pending: found a mesh
+STAMP_LATEST: Final = 5.0
+CANDIDATE_RETRY: Final = 1.0
+CANDIDATE_RETRY_MAX: Final = 30.0
+NEWCOMER_DIAL_MIN: Final = 0.2
+NEWCOMER_DIAL_MAX: Final = 2.0
+ALONE_WARNING_AFTER: Final = 10.0
+CLAIM_SETTLE: Final = 0.2
+HEARSAY_LATEST: Final = 5.0
+
+# --- guests and messages ----------------------------------------------------
+GUEST_TIMEOUT: Final = 15.0
+GUEST_SWEEP: Final = 1.0
+GUEST_REVIVAL: Final = 3600.0
+FORWARD_TIMEOUT: Final = 1.0
+UNKNOWN_TARGET_WAIT: Final = 1.0
+RELAY_AFTER: Final = 3.0
+MESSAGE_TTL: Final = 24 * 3600.0
+CAST_REPAIR_AFTER: Final = 1.0
+LEAVE_TIMEOUT: Final = 5.0
+WATERMARK_TTL: Final = 30 * 24 * 3600.0

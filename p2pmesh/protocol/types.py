@@ -1,0 +1,486 @@
+"""The values that cross the core's door, and those its parts share.
+
+Everything here is immutable.  Inputs and results of the door are described at
+:class:`p2pmesh.protocol.mesh.Mesh`; the structs below are what goes in
+(``Candidate``, ``DialOutcome``, ``Restored``), what comes out as an *action*
+(something the node must do) and what comes out as an *event* (something the
+user may want to know).  Members, events and messages encode to the JSON shapes
+of ``docs/interfaces.md`` by msgspec as they stand.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+NodeId: TypeAlias = bytes  # 32 bytes: an Ed25519 public key; hex where people see it
+
+
+class Instant(NamedTuple):
+    """One moment, as the caller's clocks show it."""
+
+    now: float  # seconds, monotonic, counting sleep
+    wall: int  # unix milliseconds
+
+
+class Life(NamedTuple):
+    """The stamp of one run of a node.  Order of lives is seniority."""
+
+    ms: int
+    logical: int
+    random: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}.{self.logical}.{self.random}"
+
+
+class State(IntEnum):
+    """What is agreed about a life.  The order is the precedence within one
+    incarnation: a verdict beats every revision."""
+
+    ALIVE = 0
+    FAILED = 1
+    LEFT = 2
+
+
+class Evidence(StrEnum):
+    """What a monitor's dial said about a silent peer."""
+
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    STALLED = "stalled"
+
+
+class DialOutcome(StrEnum):
+    """Why a dial brought no link.  An opened connection is ``link_opened``."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"  # ENETUNREACH, EHOSTUNREACH
+    LOCAL_ERROR = "local_error"  # EMFILE, ENOBUFS, EADDRNOTAVAIL, EPERM: says nothing
+
+
+class FoundBy(StrEnum):
+    """Where an address was learned."""
+
+    MDNS = "mdns"
+    PEER = "peer"
+    RUNTIME = "runtime"
+    GOSSIP = "gossip"
+    INBOUND = "inbound"
+
+
+class Candidate(NamedTuple):
+    """Addresses that discovery offers; not a member until it proved itself."""
+
+    key: str  # names this offer in candidate_lost(): "mdns:<service>", "peer:<host:port>"
+    addresses: tuple[str, ...]  # "ip:port" or "[v6]:port"
+    found_by: FoundBy
+    node_id: NodeId | None = None  # what the offer claims; never trusted
+
+
+class Agent(msgspec.Struct, frozen=True, array_like=True):
+    """What a node's record says of the agent that embeds it."""
+
+    instance_id: str
+    capabilities: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    hostname: str = ""
+    http_port: int = 0  # 0: HTTP off
+    created_at: int = 0  # unix microseconds, for display
+    persistent: bool = False  # a data dir: the identity comes back after `left`
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a data dir kept of earlier lives of this identity."""
+
+    life: Life | None = None
+    epoch: int | None = None
+
+
+class MeshConfig(msgspec.Struct, frozen=True):
+    """What the core is told once."""
+
+    mesh: str = "default"
+    keys: tuple[bytes, ...] = ()  # 32-byte keys, first is offered; empty: open mode
+    name: str = "node"
+    agent: Agent | None = None  # None: an observer
+    candidate: bool = True
+    quorum: int | None = None
+    preset: str = "lan"
+    addresses: tuple[str, ...] = ()  # own link addresses, best first, at most 4
+    persistent: bool = False  # claims are persisted before they are told
+    null_cipher: bool = False  # simulator above 200 nodes only
+    process: bytes = b"\0" * 8  # nonce of this process
+
+
+class GuestEntry(msgspec.Struct, frozen=True, array_like=True):
+    """What the home of a guest says of it, signed by the home.
+
+    Its version is (term, home, home_life, revision): an instance id has one
+    home, the highest.
+    """
+
+    instance_id: str
+    life: Life  # stamped at the first registration, kept by adoption
+    home: NodeId
+    home_life: Life
+    term: int
+    revision: int
+    state: State
+    hostname: str
+    port: int
+    capabilities: tuple[str, ...]
+    profiles: tuple[str, ...]
+    created_at: int  # unix microseconds, for display
+
+
+class Instance(NamedTuple):
+    """Where an instance lives, as this node's view has it now."""
+
+    instance_id: str
+    name: str
+    home: NodeId
+    home_life: Life
+    life: Life  # its own: seniority
+    kind: Literal["node", "guest"]
+    state: Literal["alive", "suspect", "failed", "left"]
+    persistent: bool  # its identity comes back after `left`
+
+
+# --- actions: what the node must do ------------------------------------------
+
+
+class Dial(msgspec.Struct, frozen=True):
+    """Open a TCP connection.  Answer with link_opened(…, dial=id) or dial_failed(id)."""
+
+    id: int
+    address: str
+    timeout: float
+
+
+class Write(msgspec.Struct, frozen=True):
+    link: int
+    data: bytes
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Close after what was written is flushed; no link_ended follows."""
+
+    link: int
+
+
+class AskUnacked(msgspec.Struct, frozen=True):
+    """Tell the core, now, how many written bytes the peer's kernel has not
+    acknowledged (``kernel_unacked``); nothing where the OS cannot tell."""
+
+    link: int
+
+
+class Persist(msgspec.Struct, frozen=True):
+    """Write durably, then call ``stored(id, ok)``."""
+
+    id: int
+    life: Life
+    epoch: int | None
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """This node must end: a double of its identity is live, or it left."""
+
+    reason: str
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A message as the mesh carries it; the payload is opaque MessagePack."""
+
+    message_id: str  # uuid7 text
+    source: str  # instance id; over HTTP the sender's own word
+    target: str | None  # instance id; None: a broadcast
+    type: str  # a known name, or any other string: a custom type
+    payload: bytes
+    correlation_id: str | None
+    created_at: int  # unix microseconds
+
+
+class MessageArrived(msgspec.Struct, frozen=True):
+    """A message for this node's own agent: start its handler, then call
+    ``message_completed``.  Comes again with a higher attempt when that failed."""
+
+    envelope: Envelope
+    via: NodeId
+    attempt: int
+
+
+class RequestArrived(msgspec.Struct, frozen=True):
+    """A request for this node's own agent: run its handler, then ``respond``."""
+
+    request: int
+    envelope: Envelope
+    via: NodeId
+    timeout: float
+
+
+class RequestCancelled(msgspec.Struct, frozen=True):
+    """The asker gave up: cancel the handler of this request."""
+
+    request: int
+
+
+class RequestEnded(msgspec.Struct, frozen=True):
+    """The end of a request that this node's caller made.
+
+    ``answer`` is the Response, or None with ``error`` one of ``unreachable``,
+    ``timeout``, ``unknown``, ``ambiguous``, ``no_handler``, ``failed``,
+    ``refused`` and ``detail`` (for ambiguous: ids, for unknown: nearest names,
+    each joined by newlines).
+    """
+
+    call: int
+    answer: Envelope | None
+    via: NodeId | None = None
+    error: str = ""
+    detail: str = ""
+
+
+class SendRefused(msgspec.Struct, frozen=True):
+    """A send that cannot be accepted after all.  ``error`` and ``detail`` as in
+    :class:`RequestEnded`, or ``error`` = ``queue_full``."""
+
+    message_id: str
+    error: str
+    detail: str = ""
+
+
+class MessageMoved(msgspec.Struct, frozen=True):
+    """A message that this node accepted changed its state for one recipient."""
+
+    message_id: str
+    recipient: str
+    state: Literal["queued", "stored", "done", "expired", "dead"]
+    reason: str = ""
+
+
+class CallEnded(msgspec.Struct, frozen=True):
+    """The answer to a registry call that had to ask another node.
+
+    ``status``: ``ok``, ``unknown``, ``conflict``, ``forbidden``, ``full``,
+    ``unavailable`` (the home did not answer in time).
+    """
+
+    call: int
+    status: str
+    messages: tuple[Envelope, ...] = ()
+    vias: tuple[NodeId, ...] = ()
+
+
+# --- views ------------------------------------------------------------------
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One instance (or agentless node) as this node sees it."""
+
+    instance_id: str  # of an observer: its node id
+    node_id: str
+    name: str
+    kind: Literal["node", "guest"]
+    home: str
+    state: Literal["alive", "suspect", "failed", "left"]
+    stalled: bool
+    life: str
+    incarnation: int
+    capabilities: tuple[str, ...]
+    agent_profiles: tuple[str, ...]
+    status: str | None
+    metrics: Any
+    addresses: tuple[str, ...]
+    last_heartbeat_age: float
+    is_leader: bool
+    candidate: bool
+    # for the compatible registry shape, beyond the documented fields
+    hostname: str = ""
+    port: int = 0
+    created_at: int = 0  # unix microseconds
+
+
+class LinkInfo(msgspec.Struct, frozen=True):
+    node_id: str
+    address: str
+    direction: Literal["in", "out"]
+    ring: bool
+    found_by: FoundBy
+    rtt: float | None
+    since: float  # seconds ago
+
+
+class Token(msgspec.Struct, frozen=True, order=True):
+    """A fencing token.  A later leader's compares greater than an earlier one's
+    where both claims happened in one component."""
+
+    epoch: int
+    life: Life
+    node_id: str
+
+
+class LeaderInfo(msgspec.Struct, frozen=True):
+    leader_id: str | None  # an instance id
+    epoch: int | None
+    token: Token | None  # when this node leads
+    authoritative: bool
+    policy: str  # "available" or "quorum=n"
+    since: float | None  # seconds ago
+
+
+class Recipient(msgspec.Struct, frozen=True):
+    instance_id: str
+    state: Literal["queued", "stored", "done", "expired", "dead"]
+    attempts: int = 0
+    reason: str = ""
+
+
+# --- events: what the user may want to know ----------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True, omit_defaults=False):
+    """Base of all events.  The node sets ``t`` (unix seconds) and ``seq``."""
+
+    t: float = 0.0
+    seq: int = 0
+
+
+class MemberEvent(Event, frozen=True, kw_only=True):
+    instance_id: str
+    node_id: str
+    name: str
+    kind: Literal["node", "guest"]
+
+
+class MemberJoined(MemberEvent, frozen=True, kw_only=True, tag="member_joined"):
+    pass
+
+
+class MemberUpdated(MemberEvent, frozen=True, kw_only=True, tag="member_updated"):
+    pass
+
+
+class MemberSuspected(MemberEvent, frozen=True, kw_only=True, tag="member_suspected"):
+    evidence: Evidence
+    accusers: tuple[str, ...]
+
+
+class MemberStalled(MemberEvent, frozen=True, kw_only=True, tag="member_stalled"):
+    pass
+
+
+class MemberRecovered(MemberEvent, frozen=True, kw_only=True, tag="member_recovered"):
+    """No longer suspect or stalled."""
+
+
+class MemberFailed(MemberEvent, frozen=True, kw_only=True, tag="member_failed"):
+    evidence: Evidence
+    accusers: tuple[str, ...]
+
+
+class MemberLeft(MemberEvent, frozen=True, kw_only=True, tag="member_left"):
+    pass
+
+
+LeaderReason: TypeAlias = Literal[
+    "first", "older_joined", "leader_failed", "leader_left", "merge", "withdrawn"
+]
+
+
+class LeaderChanged(Event, frozen=True, kw_only=True, tag="leader_changed"):
+    leader_id: str | None
+    epoch: int | None
+    reason: LeaderReason
+
+
+class LeaderStalled(Event, frozen=True, kw_only=True, tag="leader_stalled"):
+    leader_id: str
+
+
+class Elected(Event, frozen=True, kw_only=True, tag="elected"):
+    """This node leads from now on; carries its token."""
+
+    token: Token
+
+
+class Demoted(Event, frozen=True, kw_only=True, tag="demoted"):
+    """This node no longer leads."""
+
+    reason: str
+
+
+class Joined(Event, frozen=True, kw_only=True, tag="joined"):
+    """This node has taken its life."""
+
+    life: str
+    contact: str | None  # node id of who it joined under; None: it founded the mesh
+
+
+class MessageEvent(Event, frozen=True, kw_only=True, tag="message"):
+    """A message came for this node's own agent."""
+
+    message_id: str
+    source: str
+    type: str
+    payload: Any
+
+
+class MessageDone(Event, frozen=True, kw_only=True, tag="message_done"):
+    message_id: str
+    recipient: str
+
+
+class MessageExpired(Event, frozen=True, kw_only=True, tag="message_expired"):
+    message_id: str
+    recipient: str
+
+
+class MessageDead(Event, frozen=True, kw_only=True, tag="message_dead"):
+    message_id: str
+    recipient: str
+    reason: str
+
+
+class PeerRejected(Event, frozen=True, kw_only=True, tag="peer_rejected"):
+    """A candidate is not of this mesh, or spoke nonsense.  Once per address and reason."""
+
+    reason: str
+    address: str
+
+
+class DoubleIdentity(Event, frozen=True, kw_only=True, tag="identity_conflict"):
+    node_id: str
+    instance_id: str
+    addresses: tuple[str, ...]
+
+
+class Alone(Event, frozen=True, kw_only=True, tag="alone"):
+    """Nobody met for 10 s: what was tried."""
+
+    tried: tuple[str, ...]
+
+
+class Lost(Event, frozen=True, kw_only=True, tag="lost"):
+    """``n`` events were not kept for this reader."""
+
+    n: int
+
+
+# What Mesh.actions() yields, in order.
+Action: TypeAlias = (
+    Dial | Write | Close | AskUnacked | Persist | Stop | MessageArrived | RequestArrived
+    | RequestCancelled | RequestEnded | SendRefused | MessageMoved | CallEnded | Event
+)  # fmt: skip
+
+KNOWN_TYPES: Final = frozenset(
+    {
+        "Query", "Response", "Notification", "TaskDelegation", "TaskResult", "GraphSync",
+        "CapabilityUpdate", "CapabilityQuery", "LearningShare", "ProposalSubmit",
+        "ProposalVote", "WorkflowAssignment", "WorkflowStageResult",
+    }
+)  # fmt: skip

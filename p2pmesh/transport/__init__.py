@@ -1,0 +1,1 @@
+"""asyncio and the operating system; decides nothing about the protocol."""
