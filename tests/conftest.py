@@ -1,0 +1,44 @@
+"""What every test gets: its own home, its own mesh, and a process list that ends empty."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.processes import children, environment
+
+# The suite is the same on every run; HYPOTHESIS_PROFILE=explore looks for new examples.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This test's own HOME, state and runtime directories, and no settings from outside."""
+    path = tmp_path / "home"
+    fresh = environment(path)
+    for name in set(os.environ) - set(fresh):
+        monkeypatch.delenv(name)
+    for name, value in fresh.items():
+        monkeypatch.setenv(name, value)
+    return path
+
+
+@pytest.fixture
+def mesh() -> str:
+    """A mesh name that nobody else uses."""
+    return f"test-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_tests() -> Iterator[None]:
+    before = children()
+    yield
+    left = {pid: command for pid, command in children().items() if pid not in before}
+    assert not left, f"processes that a test started and did not end: {left}"
