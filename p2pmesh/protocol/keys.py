@@ -12,8 +12,7 @@ mesh under another key".  Who guesses the name can recognise the mesh by it, and
 no more than that.
 
 Without a key the mesh is *open*: *K* is derived from the name.  That keeps
-differently named meshes apart by accident-proof means, and stops nobody who
-wants in.
+differently named meshes apart, and stops nobody who wants in.
 
 Rotation: the first key of the ring is offered, all are accepted.  Add the new
 one everywhere, then put it first everywhere, then remove the old one.

@@ -55,12 +55,15 @@ BAD_FRAME: Final = "bad frame"
 _preface: Final = struct.Struct("4sBB6s")
 
 
+REFUSED: Final = 0x80  # the bit in the flags of every refusal, of this version or a later one
+
+
 class Refusal(IntEnum):
     """The flags byte of a refusal, and what its last six bytes then hold."""
 
-    VERSION = 0x81  # the lowest and the highest version spoken, zeros
-    KID = 0x82  # the kid that is not known
-    HANDSHAKE = 0x83  # the kid
+    VERSION = REFUSED | 1  # the lowest and the highest version spoken, zeros
+    KID = REFUSED | 2  # the kid that is not known
+    HANDSHAKE = REFUSED | 3  # the kid
 
 
 class SessionError(Exception):
@@ -216,7 +219,7 @@ class Session:
     def _accept(self, offer: bytes) -> Handshake:
         """The handshake that the initiator's preface asks for, or a refusal."""
         _, version, flags, kid = _preface.unpack(offer)
-        if flags >= Refusal.VERSION:
+        if flags & REFUSED:
             raise SessionError(HANDSHAKE_FAILED)
         if not VERSION_MIN <= version <= VERSION_MAX:
             raise SessionError(
