@@ -58,7 +58,6 @@ HOMES: Final = {
     "msgpack": ("p2pmesh.node", "p2pmesh.handlers", "p2pmesh.delivery", "p2pmesh.http"),
     "msgspec": ("p2pmesh",),
     "nacl": ("p2pmesh.protocol.noise", "p2pmesh.protocol.records"),
-    "prometheus_client": ("p2pmesh.http",),
     "rich": ("p2pmesh.cli",),
     "uvloop": ("p2pmesh.cli",),
     "zeroconf": ("p2pmesh.transport.discovery",),
