@@ -48,3 +48,17 @@ CAST_WINDOW: Final = 1024  # bits above a broadcast watermark
 
 EPOCH_JUMP_MAX: Final = 2**32
 INCARNATION_MAX: Final = 2**32
+
+OUTBOX_STREAMS_MAX: Final = MEMBERS_MAX + GUESTS_MAX
+FLIGHT_MAX: Final = 1024 * 1024  # sent to one home without a receipt yet
+READ_BYTES_MAX: Final = 8 * 1024 * 1024  # payloads in one answer to a read
+CALLS_MAX: Final = 4096  # registry calls that wait for another node
+ACKS_KEPT_MAX: Final = 16_384  # acknowledgements whose home does not answer
+ANSWERS_KEPT_MAX: Final = 1024  # answers that a broken link may have lost
+ANSWERS_KEPT_BYTES_MAX: Final = 4 * 1024 * 1024
+CASTS_PASSING_MAX: Final = 4096  # broadcasts whose receipts are summed here
+CAST_RESULTS_MAX: Final = 4096  # who took a broadcast here, told again if asked
+RANGES_MAX: Final = 1024  # in one message
+RELAYS_MAX: Final = 1100
+STREAM_ENDS_MAX: Final = 1000  # remembered reasons of one stream, beyond plain "done"
+REASON_MAX: Final = 1024

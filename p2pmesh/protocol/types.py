@@ -214,6 +214,13 @@ class MessageArrived(msgspec.Struct, frozen=True):
     attempt: int
 
 
+class MessageWithdrawn(msgspec.Struct, frozen=True):
+    """A message that arrived is over (it expired, or was acknowledged through the
+    registry): skip it unless its handler runs already."""
+
+    message_id: str
+
+
 class RequestArrived(msgspec.Struct, frozen=True):
     """A request for this node's own agent: run its handler, then ``respond``."""
 
@@ -473,8 +480,9 @@ class Lost(Event, frozen=True, kw_only=True, tag="lost"):
 
 # What Mesh.actions() yields, in order.
 Action: TypeAlias = (
-    Dial | Write | Close | AskUnacked | Persist | Stop | MessageArrived | RequestArrived
-    | RequestCancelled | RequestEnded | SendRefused | MessageMoved | CallEnded | Event
+    Dial | Write | Close | AskUnacked | Persist | Stop | MessageArrived | MessageWithdrawn
+    | RequestArrived | RequestCancelled | RequestEnded | SendRefused | MessageMoved | CallEnded
+    | Event
 )  # fmt: skip
 
 KNOWN_TYPES: Final = frozenset(

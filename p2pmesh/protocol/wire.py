@@ -11,6 +11,8 @@ that they are forwarded as they were signed, whatever version wrote them.
 
 from __future__ import annotations
 
+from typing import Final, TypeAlias, get_args
+
 import msgspec
 
 from p2pmesh.protocol.types import Envelope, Life, NodeId
@@ -171,41 +173,54 @@ class Stall(Message, frozen=True, array_like=True, tag=45):
 
 # --- messages between instances ------------------------------------------------
 
+#: Sequence numbers as inclusive (first, last) pairs, ascending and disjoint.
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
 
 class Post(Message, frozen=True, array_like=True, tag=60):
     """One numbered message of a stream, to the recipient's home."""
 
     stream: bytes  # 8 bytes, random, kept with the outbox
     seq: int
-    prev: int  # next lower number that the sender still holds, 0: none
+    prev: int  # the next lower number that the sender still holds, 0: none
     ttl: int  # ms that remain
-    recipient: str  # instance id
     envelope: Envelope
+    recipient: str = ""  # instance id; empty: the envelope's target
+
+
+RECEIPT_STORED = 0
+RECEIPT_AGAIN = 1  # what came does not follow: send again from the watermark on
+RECEIPT_FULL = 2  # the mailbox is full: hold the rest until a receipt without this
+RECEIPT_NOT_HERE = 3  # the recipient does not live here (any more, or yet)
 
 
 class Receipt(Message, frozen=True, array_like=True, tag=61):
-    """All numbers of the stream up to the watermark are stored (or refused)."""
+    """All numbers of the stream up to the watermark are stored, or were."""
 
     stream: bytes
     watermark: int
+    standing: int = RECEIPT_STORED
 
 
 class Done(Message, frozen=True, array_like=True, tag=62):
-    """Messages of a stream that ended at the recipient."""
+    """Numbers of a stream that ended at the recipient."""
 
     stream: bytes
-    ended: tuple[tuple[int, str, str], ...]  # seq, "done" | "dead" | "expired", reason
+    done: Ranges
+    failed: tuple[tuple[int, str, str], ...] = ()  # seq, "dead" | "expired", reason
 
 
-class DoneReceipt(Message, frozen=True, array_like=True, tag=63):
-    """The sender has recorded these ends; the home may forget them."""
+class Unsure(Message, frozen=True, array_like=True, tag=63):
+    """Which of these, stored with you, have ended?  Answered with Done (and with
+    a Receipt, if they are not stored).  The first thing said on a new link."""
 
     stream: bytes
-    seqs: tuple[int, ...]
+    recipient: str
+    stored: Ranges
 
 
 class Ask(Message, frozen=True, array_like=True, tag=64):
-    """A request: not stored, its Answer is its receipt."""
+    """A request: not stored, its Answer is its receipt.  Sent again on a new link."""
 
     request: int
     recipient: str
@@ -216,11 +231,13 @@ class Ask(Message, frozen=True, array_like=True, tag=64):
 class Answer(Message, frozen=True, array_like=True, tag=65):
     request: int
     envelope: Envelope | None
-    error: str = ""
+    error: str = ""  # as types.RequestEnded
     detail: str = ""
 
 
 class Cancel(Message, frozen=True, array_like=True, tag=66):
+    """Nobody waits for the answer any more."""
+
     request: int
 
 
@@ -230,6 +247,7 @@ class Cast(Message, frozen=True, array_like=True, tag=67):
     root: NodeId
     stream: bytes
     seq: int
+    floor: int  # the root holds no lower number for you: what is below is settled
     direct: bool  # a repair: do not pass on, receipt straight to the root
     ttl: int
     born_below: Life  # only for instances with a life at or below this
@@ -239,11 +257,13 @@ class Cast(Message, frozen=True, array_like=True, tag=67):
 class CastReceipt(Message, frozen=True, array_like=True, tag=68):
     """Homes below (and at) the sender that took a broadcast."""
 
+    root: NodeId
     stream: bytes
     seq: int
     homes: tuple[NodeId, ...]
     delivered: tuple[str, ...]  # instance ids
     refused: tuple[tuple[str, str], ...] = ()  # instance id, reason
+    last: bool = True  # False: the sender still waits for homes below it
 
 
 class Relay(Message, frozen=True, array_like=True, tag=69):
@@ -261,12 +281,113 @@ class Call(Message, frozen=True, array_like=True, tag=70):
     """A registry call about a guest, forwarded to its home."""
 
     call: int
-    operation: str  # "register" | "heartbeat" | "deregister" | "read" | "ack"
+    operation: str  # with its body: see the structs below
     instance_id: str
-    body: bytes  # MessagePack of the operation's arguments
+    body: bytes = b""
 
 
 class CallResult(Message, frozen=True, array_like=True, tag=71):
     call: int
     status: str  # as types.CallEnded
-    body: bytes = b""
+    body: bytes = b""  # of "read": Letters
+
+
+class Handed(Message, frozen=True, array_like=True, tag=72):
+    """A Post that the recipient's former home hands over, for its origin's stream.
+
+    Without an envelope it ends the hand-over: everything of the stream up to
+    ``seq`` was stored at the former home, and ended there unless ``held`` names it.
+    """
+
+    origin: NodeId
+    stream: bytes
+    seq: int
+    prev: int
+    ttl: int
+    recipient: str
+    envelope: Envelope | None
+    held: Ranges = ()
+
+
+class RelayRefused(Message, frozen=True, array_like=True, tag=73):
+    """No link to that node here: try another way."""
+
+    to: NodeId
+
+
+# Bodies of Call, by operation ("deregister" has none, "respond" an Envelope: a
+# guest's Response, which its home passes on to who asked).
+
+
+class RegisterBody(msgspec.Struct, frozen=True, array_like=True):
+    hostname: str
+    port: int
+    capabilities: tuple[str, ...]
+    profiles: tuple[str, ...]
+
+
+class HeartbeatBody(msgspec.Struct, frozen=True, array_like=True):
+    status: str
+    metrics: bytes | None
+
+
+class ReadBody(msgspec.Struct, frozen=True, array_like=True):
+    limit: int  # 0: no limit but the answer's size
+
+
+class AckBody(msgspec.Struct, frozen=True, array_like=True):
+    message_ids: tuple[str, ...]
+
+
+class Letters(msgspec.Struct, frozen=True, array_like=True):
+    """Messages as they lie in a mailbox, each with the node that accepted it."""
+
+    messages: tuple[Envelope, ...]
+    vias: tuple[NodeId, ...]
+
+
+MessagePlane: TypeAlias = (
+    Post | Receipt | Done | Unsure | Ask | Answer | Cancel | Cast | CastReceipt | Relay
+    | Call | CallResult | Handed | RelayRefused
+)  # fmt: skip
+#: What the core's door passes to the post office.
+MESSAGE_PLANE: Final = get_args(MessagePlane)
+
+
+# --- bytes to messages and back -------------------------------------------------
+
+AnyMessage: TypeAlias = (
+    Hello | CloseReason | Heartbeat | Ping | Pong | Restamp | News | Buckets | Digest | Want
+    | Offer | Chunk | MessagePlane
+)  # fmt: skip
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)
+_TAG: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(AnyMessage))
+
+encode = _ENCODER.encode
+
+
+class Malformed(Exception):
+    """Not a message of this protocol: its sender is broken or hostile."""
+
+
+def decode(data: bytes) -> AnyMessage | None:
+    """One message; None when its tag is not known here.  Raises Malformed."""
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
+        if _is_unknown(data):
+            return None
+        raise Malformed from None
+
+
+def _is_unknown(data: bytes) -> bool:
+    """Is this a well-formed array whose first element is a tag not known here?"""
+    try:
+        fields = _TAG.decode(data)
+        tag = msgspec.msgpack.decode(fields[0]) if fields else None
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
+        return False
+    return isinstance(tag, int) and tag not in _KNOWN_TAGS

@@ -1,0 +1,65 @@
+"""What the message plane reads of the mesh around it: who is here, who is linked.
+
+The door implements it over its view, rings and links.  The message plane keeps
+no copy: it is told *that* something changed (``PostOffice.membership_changed``,
+``linked`` …) and looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from p2pmesh.protocol.types import GuestEntry, Instance, Life, NodeId
+
+
+class Directory(Protocol):
+    """The view of one node, as it is now."""
+
+    @property
+    def me(self) -> NodeId: ...
+
+    def my_life(self) -> Life | None:
+        """None: not stamped yet."""
+        ...
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """The highest version known: own agent, other nodes' agents, guests
+        anywhere, failed and left ones included."""
+        ...
+
+    def named(self, name: str) -> tuple[Instance, ...]:
+        """Live instances of this name, oldest first."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """Ids and names of all known instances, failed ones included."""
+        ...
+
+    def live_instances(self) -> Iterable[Instance]:
+        """Alive and suspect ones."""
+        ...
+
+    def entry(self, instance_id: str) -> GuestEntry | None:
+        """The highest guest entry known, mine or another home's."""
+        ...
+
+    def node_life(self, node: NodeId) -> Life | None:
+        """None: not a live member."""
+        ...
+
+    def is_linked(self, node: NodeId) -> bool: ...
+
+    def partners(self) -> tuple[NodeId, ...]:
+        """The nodes I have an established link to."""
+        ...
+
+    def ring_neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
+        """Both ways on all rings, in an order that all who hold this view share."""
+        ...
+
+    def live_nodes(self) -> tuple[NodeId, ...]: ...
+
+    def highest(self) -> Life:
+        """The highest stamp known."""
+        ...
