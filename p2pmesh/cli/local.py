@@ -1,0 +1,157 @@
+"""The node that a one-shot command speaks to: which one, and how.
+
+``choose`` picks it (``--url``, else the runtime directory); ``NodeClient`` makes
+JSON calls over one kept connection with http.client.  Every way in which that
+can fail ends as a MeshError or ConfigError whose text names the node and the fix.
+
+Does not: import anything of the mesh, retry a call, or follow redirects.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
+
+from p2pmesh.config import Settings
+from p2pmesh.errors import ConfigError, MeshError
+
+ANSWER_TIMEOUT: Final = 10.0  # a local node that takes longer is stopped or starved
+EVENT_TIMEOUT: Final = 45.0  # the node says something, if only a comment, every 15 s
+
+
+def choose(settings: Settings) -> NodeClient:
+    """The node to speak to: ``--url``, else the oldest process on this machine."""
+    if settings.url is not None:
+        return NodeClient(settings.url)
+    from p2pmesh.transport.runtime import list_nodes
+
+    wanted = settings.mesh
+    nodes = list_nodes(wanted)
+    if not nodes:
+        of_mesh = "" if wanted is None else f" of mesh {wanted!r}"
+        start = "p2pmesh run" if wanted is None else f"p2pmesh run --mesh {wanted}"
+        raise MeshError(
+            f"no p2pmesh node{of_mesh} runs here: start one with '{start}' or give --url"
+        )
+    meshes = sorted({node.mesh for node in nodes})
+    if len(meshes) > 1:
+        raise ConfigError(
+            f"nodes of {len(meshes)} meshes run here: give --mesh, "
+            f"one of {', '.join(map(repr, meshes))}"
+        )
+    for node in nodes:  # oldest first
+        if node.http is not None:
+            return NodeClient(node.http, node.token)
+    raise MeshError("every p2pmesh node here runs with --http off: start one without it")
+
+
+class NodeClient:
+    """Calls to one node's HTTP API over a kept connection."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(
+            parts.hostname or "", parts.port or 80, timeout=ANSWER_TIMEOUT
+        )
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", path)
+
+    def post(self, path: str, body: object, timeout: float | None = None) -> Any:
+        return self._call("POST", path, json.dumps(body).encode(), timeout)
+
+    def delete(self, path: str) -> Any:
+        return self._call("DELETE", path)
+
+    def instance(self, target: str) -> str:
+        """The id of the instance that an id, node id or unique name means."""
+        return str(self.get(f"/v1/members/{segment(target)}")["instance_id"])
+
+    def own_instance(self) -> str:
+        return str(self.get("/v1/self")["instance_id"])
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The node's events from now on; ends with MeshError when the node does."""
+        answer = self._open("GET", "/v1/events", None, EVENT_TIMEOUT)
+        if answer.status != 200:
+            raise _refusal(answer.status, answer.read(), self.url)
+        try:
+            while line := answer.readline():
+                if line.startswith(b"data:"):
+                    yield json.loads(line[5:])
+        except (OSError, http.client.HTTPException):
+            pass  # as if it had ended
+        except ValueError:
+            raise MeshError(f"{self.url} sends events that are not JSON") from None
+        raise MeshError(f"the node at {self.url} ended")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, timeout: float | None = None
+    ) -> Any:
+        timeout = timeout or ANSWER_TIMEOUT
+        answer = self._open(method, path, body, timeout)
+        try:
+            content = answer.read()
+            if answer.status >= 300:
+                raise _refusal(answer.status, content, self.url)
+            return json.loads(content) if content else None
+        except TimeoutError:
+            raise self._silent(timeout) from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise MeshError(f"{self.url} does not answer as a p2pmesh node does") from None
+
+    def _open(
+        self, method: str, path: str, body: bytes | None, timeout: float
+    ) -> http.client.HTTPResponse:
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        connection = self._connection
+        connection.timeout = timeout
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout)
+        try:
+            connection.request(method, path, body, headers)
+            return connection.getresponse()
+        except TimeoutError:
+            raise self._silent(timeout) from None
+        except http.client.HTTPException:
+            raise MeshError(f"{self.url} does not answer as a p2pmesh node does") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise MeshError(
+                f"no node answers at {self.url} ({reason}): start one with 'p2pmesh run' "
+                "or give another --url"
+            ) from None
+
+    def _silent(self, timeout: float) -> MeshError:
+        return MeshError(f"the node at {self.url} did not answer in {timeout:g} s")
+
+
+def segment(text: str) -> str:
+    """One path segment."""
+    return quote(text, safe="")
+
+
+def _refusal(status: int, content: bytes, url: str) -> MeshError:
+    """The node's own words, from a problem document or from plain text."""
+    try:
+        problem = json.loads(content)
+        words = problem.get("detail") or problem.get("error") or problem.get("title")
+    except (ValueError, AttributeError):
+        words = content.decode(errors="replace").strip()
+    return MeshError(f"{words}" if words else f"{url} answers {status}")

@@ -1,0 +1,128 @@
+"""``send``, ``request`` and ``broadcast``: a message through a local node.
+
+A TARGET that is a name is looked up first: the registry's calls know ids only.
+``send`` and ``broadcast`` wait a moment for the message to be safe, so that what
+they print says whether a recipient's home has it or only the node spoken to.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from p2pmesh.cli.call import Call
+from p2pmesh.cli.local import NodeClient, choose, segment
+from p2pmesh.errors import ConfigError
+
+SAFE_WITHIN: Final = 2.0  # what is still queued then is reported as queued
+_POLL_INTERVAL: Final = 0.02
+_ANSWER_MARGIN: Final = 5.0  # the node keeps the timeout; this is for its saying so
+
+#: From least to most advanced; a broadcast is as far as its last recipient.
+_STATES: Final = ("queued", "stored", "done", "expired", "dead")
+
+
+def send(call: Call) -> int:
+    payload = read_payload(call.payload)
+    with choose(call.settings) as node:
+        return _post(call, node, node.instance(call.target), payload)
+
+
+def broadcast(call: Call) -> int:
+    payload = read_payload(call.payload)
+    with choose(call.settings) as node:
+        return _post(call, node, None, payload)
+
+
+def request(call: Call) -> int:
+    settings = call.settings
+    body = {
+        "target_instance": call.target,
+        "message_type": message_type(settings.type or "Query"),
+        "payload": read_payload(call.payload),
+        "timeout": settings.timeout,
+    }
+    with choose(settings) as node:
+        source = settings.from_ or node.own_instance()
+        answer = node.post(
+            f"/v1/request/{segment(source)}", body, timeout=settings.timeout + _ANSWER_MARGIN
+        )
+    payload = answer["payload"]
+    if settings.json or not isinstance(payload, str):
+        call.out.object(payload)
+    elif call.out.is_terminal:
+        for line in payload.split("\n"):
+            call.out.text(line)
+    else:
+        call.out.write(payload)
+    return 0
+
+
+def _post(call: Call, node: NodeClient, target: str | None, payload: object) -> int:
+    source = call.settings.from_ or node.own_instance()
+    body = {
+        "target_instance": target,
+        "message_type": message_type(call.settings.type or "Notification"),
+        "payload": payload,
+        "correlation_id": None,
+    }
+    sent = node.post(f"/messages/send/{segment(source)}", body)
+    message_id, delivered_to = sent["message_id"], sent["delivered_to"]
+    state = _state_when_safe(node, message_id) if delivered_to else "done"
+    if call.settings.json:
+        call.out.object({"message_id": message_id, "delivered_to": delivered_to, "state": state})
+    elif delivered_to:
+        call.out.text(f"{message_id}  {state}  to {', '.join(delivered_to)}")
+    else:
+        call.out.text(f"{message_id}  {state}  to nobody: no other instance is alive")
+    return 0
+
+
+def _state_when_safe(node: NodeClient, message_id: str) -> str:
+    """The state of the recipient that is least far, once none is merely queued."""
+    deadline = time.monotonic() + SAFE_WITHIN
+    while True:
+        state = _least(node.get(f"/v1/messages/{segment(message_id)}")["recipients"])
+        if state != "queued" or time.monotonic() > deadline:
+            return state
+        time.sleep(_POLL_INTERVAL)
+
+
+def _least(recipients: Sequence[dict[str, Any]]) -> str:
+    states = {str(recipient["state"]) for recipient in recipients}
+    return min(states, key=_STATES.index, default="done")
+
+
+def read_payload(text: str | None) -> object:
+    """JSON if it is JSON, else the string itself; ``-`` reads stdin, less the newline
+    that ends it; None: null.  Raises ConfigError for what no message can carry."""
+    if text is None:
+        return None
+    try:
+        if text == "-":
+            text = sys.stdin.buffer.read().decode().removesuffix("\n")
+        text.encode()
+    except UnicodeError:
+        raise ConfigError("PAYLOAD: not UTF-8; encode it, for instance as base64") from None
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ConfigError("PAYLOAD: JSON nested too deep; make it flatter") from None
+    except ValueError:
+        return text
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def message_type(name: str) -> str | dict[str, str]:
+    """As the registry spells it: a known type, or a custom one."""
+    if name in ("Query", "Notification"):
+        return name
+    from p2pmesh.protocol.types import KNOWN_TYPES
+
+    return name if name in KNOWN_TYPES else {"Custom": name}

@@ -1,0 +1,107 @@
+"""``members``, ``leader`` and ``watch``: what one node sees.
+
+With ``--json`` they print what the node answers, as it stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from p2pmesh.cli.call import Call
+from p2pmesh.cli.local import choose
+from p2pmesh.cli.output import STYLES, to_json
+
+
+def members(call: Call) -> int:
+    if call.settings.discover:
+        from p2pmesh.cli.discover import discover
+
+        return discover(call)
+    with choose(call.settings) as node:
+        view = node.get("/v1/members")
+    if call.settings.json:
+        call.out.object(view)
+        return 0
+    rows = [_member_row(member) for member in view["members"]]
+    call.out.table(("NAME", "INSTANCE", "STATE", "SEEN", "KIND", "ADDRESS", ""), rows, style_by=2)
+    return 0
+
+
+def leader(call: Call) -> int:
+    with choose(call.settings) as node:
+        view = node.get("/v1/leader")
+    if call.settings.json:
+        call.out.object(view)
+    elif view["leader_id"] is None:
+        call.out.text("nobody leads: no live member is a candidate")
+    else:
+        call.out.text(f"{view['leader_id']}  ({', '.join(_leader_facts(view))})")
+    return 0
+
+
+def watch(call: Call) -> int:
+    """Until Ctrl-C or the node's end."""
+    with choose(call.settings) as node:
+        for event in node.events():
+            if call.settings.json:
+                call.out.object(event)
+            else:
+                call.out.text(event_line(event), STYLES.get(str(event.get("event")), ""))
+    return 0
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """One event for people: when, what, who, and what else it says."""
+    at = time.strftime("%H:%M:%S", time.localtime(event.get("t", 0.0)))
+    milliseconds = int(event.get("t", 0.0) * 1000) % 1000
+    kind = str(event.get("event"))
+    return f"{at}.{milliseconds:03d}  {kind:<17} {_event_facts(kind, event)}".rstrip()
+
+
+def _event_facts(kind: str, event: Mapping[str, Any]) -> str:
+    match kind:
+        case "message":
+            return (
+                f"{event.get('message_id')}  {event.get('type')} from {event.get('source')}: "
+                f"{to_json(event.get('payload'))}"
+            )
+        case "leader_changed":
+            return f"{event.get('leader_id')}  epoch {event.get('epoch')}, {event.get('reason')}"
+        case _:
+            who = event.get("name") or event.get("leader_id") or event.get("message_id") or ""
+            said = {"event", "t", "seq", "name", "leader_id", "message_id", "node_id", "kind"}
+            facts = (f"{key} {_plain(value)}" for key, value in event.items() if key not in said)
+            return "  ".join(filter(None, (str(who), ", ".join(facts))))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " ".join(value) or "-"
+    return to_json(value)
+
+
+def _member_row(member: Mapping[str, Any]) -> tuple[str, ...]:
+    state = str(member["state"])
+    shown = f"{state}, stalled" if member.get("stalled") else state
+    age = member.get("last_heartbeat_age")
+    return (
+        str(member["name"]),
+        str(member["instance_id"]),
+        shown,
+        "-" if age is None else f"{age:.1f} s",
+        str(member["kind"]),
+        " ".join(member.get("addresses") or ()),
+        "leader" if member.get("is_leader") else "",
+    )
+
+
+def _leader_facts(view: Mapping[str, Any]) -> list[str]:
+    facts = ["no claim yet" if view["epoch"] is None else f"epoch {view['epoch']}"]
+    if view.get("since") is not None:
+        facts.append(f"for {view['since']:.0f} s")
+    facts.append(f"policy {view['policy']}")
+    return facts
