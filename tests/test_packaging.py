@@ -48,7 +48,7 @@ def test_the_wheel_says_its_version_its_licence_and_its_command(wheel: dict[str,
     metadata = Parser().parsestr(wheel[f"{info}/METADATA"].decode())
     assert metadata["Version"] == p2pmesh.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert b"p2pmesh = p2pmesh.cli:main" in wheel[f"{info}/entry_points.txt"]
+    assert b"p2pmesh = p2pmesh.cli.main:main" in wheel[f"{info}/entry_points.txt"]
 
 
 def test_the_readme_s_commands_are_the_ones_that_are_tested() -> None:
