@@ -8,7 +8,7 @@ MessagePack.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,11 +71,15 @@ class Backend(Protocol):
     def counters(self) -> dict[str, int]: ...
 
     async def register(
-        self, instance_id: str, hostname: str, port: int,
-        capabilities: tuple[str, ...], profiles: tuple[str, ...],
+        self,
+        instance_id: str,
+        hostname: str,
+        port: int,
+        capabilities: tuple[str, ...],
+        profiles: tuple[str, ...],
     ) -> None:
         """Raises Conflict, QueueFull."""
-        ...  # fmt: skip
+        ...
 
     async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
         """False: the id is unknown."""
@@ -86,14 +90,20 @@ class Backend(Protocol):
         ...
 
     async def post(
-        self, source: str, target: str | None, type: str, payload: Any,
+        self,
+        source: str,
+        target: str | None,
+        type: str,
+        payload: Any,
         correlation_id: str | None,
     ) -> Sent:
         """``target`` None: a broadcast.  A target is an instance id here, never a
         name.  Raises UnknownTarget, QueueFull, MessageTooLarge."""
-        ...  # fmt: skip
+        ...
 
-    async def read(self, instance_id: str, *, limit: int | None = None) -> tuple[RegistryMessage, ...]:
+    async def read(
+        self, instance_id: str, *, limit: int | None = None
+    ) -> tuple[RegistryMessage, ...]:
         """Unacknowledged messages, oldest first; raises Unavailable."""
         ...
 
@@ -102,13 +112,23 @@ class Backend(Protocol):
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None: ...
 
     async def ask(
-        self, source: str, target: str, type: str, payload: Any, timeout: float,
+        self,
+        source: str,
+        target: str,
+        type: str,
+        payload: Any,
+        timeout: float,
         correlation_id: str | None,
     ) -> RegistryMessage:
         """Sends a Query and returns its Response.  Raises UnknownTarget,
         AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
-        ...  # fmt: skip
+        ...
 
-    def subscribe(self, after: int | None = None) -> AsyncIterator[Event]:
-        """Events from now on, or those after ``seq`` that are still kept (1,000)."""
+    def subscribe(self, after: int | None = None) -> AsyncGenerator[Event, None]:
+        """Events from now on, or those after ``seq`` that are still kept (1,000).
+
+        ``seq`` rises by one.  An ``after`` that this run has not reached yet is
+        of an earlier run: everything kept is told.  A ``Lost`` event has the
+        ``seq`` of the last one that it stands for.  The reader closes it.
+        """
         ...

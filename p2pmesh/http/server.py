@@ -1,0 +1,242 @@
+"""The HTTP server: aiohttp around the doors and the handlers.
+
+One request: the doors (``guard``) -> its body -> the handler that its route names
+-> an answer, written with the headers that every answer carries.  Whatever
+goes wrong on the way is an answer too: a refusal says what is wrong, and an
+error of ours says nothing but 500 and is logged.
+
+Does not: know what calls exist beyond the three lists of routes; bind beyond
+loopback (see ``listen``).
+
+Invariants: no bytes that a client sends raise past ``_serve`` or
+``_Connection``; nothing of this process (paths, traces, versions of libraries)
+is in any answer; ``stop`` takes ``STOP_TIMEOUT`` twice at most, whatever is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+
+from p2pmesh import __version__
+from p2pmesh.errors import MeshError
+from p2pmesh.http import guard
+from p2pmesh.http.backend import Backend, Conflict, Forbidden, Unavailable
+from p2pmesh.http.calls import TEXT, Answer, Refusal, Stream, refusal_of
+from p2pmesh.http.codec import BODY_MAX
+from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
+from p2pmesh.http.listen import BACKLOG, listen
+from p2pmesh.http.registry import Registry
+from p2pmesh.http.v1 import V1
+
+IDLE_TIMEOUT: Final = 75.0  # clients reuse a connection after seconds of silence
+STOP_TIMEOUT: Final = 0.5
+#: A body above this is read by a thread, so that the event loop breathes.
+READ_INLINE_MAX: Final = 65_536
+
+#: On every answer.  An empty Server keeps aiohttp from naming itself and Python.
+_COMMON_HEADERS: Final = {
+    "Server": "",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class RegistryServer:
+    """Serves one node.  Made by :meth:`start`."""
+
+    def __init__(self, backend: Backend, host: str, port: int, names: Iterable[str]) -> None:
+        self.host = host
+        self.port = port
+        routes = (
+            *Registry(backend, __version__).routes(),
+            *V1(backend, __version__).routes(),
+            *Events(backend).routes(),
+        )
+        self._house = guard.House(routes, port, lambda: _own_addresses(backend), names)
+        self._stopping = asyncio.get_running_loop().create_future()
+        self._runner = web.ServerRunner(_Server(self._serve), shutdown_timeout=STOP_TIMEOUT)
+
+    @classmethod
+    async def start(
+        cls, backend: Backend, http: str = "auto", *, names: Iterable[str] = ()
+    ) -> RegistryServer:
+        """Listens and serves.
+
+        ``http`` is ``auto`` or ``HOST:PORT``; ``names`` are further host names by
+        which clients may call this server.  Raises ConfigError: the address
+        cannot be bound, or not yet.
+        """
+        listener = listen(http)
+        host, port = listener.getsockname()[:2]
+        self = cls(backend, host, port, names)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
+        return self
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    async def stop(self) -> None:
+        """Ends streams, lets running calls end, and closes everything."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+            await self._runner.cleanup()
+
+    # --- one request -----------------------------------------------------------
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = guard.split_target(request.raw_path)[1]
+        try:
+            answer = await self._answer(request)
+        except Refusal as refusal:
+            answer = refusal.answer(path)
+        except ConnectionError:  # the client went away, nobody waits for an answer
+            raise
+        except Exception:
+            _log.exception("a request to %r failed", path)
+            answer = Refusal(500, "an error in this node; its log says more").answer(path)
+        if isinstance(answer, Stream):
+            return await self._stream(answer.chunks, request)
+        return _response(answer)
+
+    async def _answer(self, request: web.BaseRequest) -> Answer | Stream:
+        call = guard.admit(request.method, request.raw_path, request.headers, self._house)
+        route = call.route
+        assert route is not None
+        if route.body is not None:
+            call.raw_body = await _read_body(request)
+            call.body = guard.read_shape(await _read_value(call.raw_body), route.body)
+        if route.is_abandonable:
+            connection = request.protocol
+            assert isinstance(connection, _Connection)
+            connection.abandonable = asyncio.current_task()
+        try:
+            return await route.handler(call)
+        except (MeshError, Conflict, Forbidden, Unavailable) as error:
+            raise refusal_of(error) from None
+
+    async def _stream(
+        self, chunks: AsyncGenerator[bytes, None], request: web.BaseRequest
+    ) -> web.StreamResponse:
+        """Writes chunks until they, the client or this server end."""
+        response = web.StreamResponse(
+            headers=_COMMON_HEADERS | {"Content-Type": "text/event-stream"}
+        )
+        await response.prepare(request)
+        upcoming: asyncio.Future[bytes | None] | None = None
+        try:
+            while request.method != "HEAD" and not self._stopping.done():
+                upcoming = upcoming or asyncio.ensure_future(anext(chunks, None))
+                await asyncio.wait(
+                    (upcoming, self._stopping),
+                    timeout=COMMENT_INTERVAL,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not upcoming.done():
+                    await response.write(COMMENT)
+                elif (chunk := upcoming.result()) is not None:
+                    upcoming = None
+                    await response.write(chunk)
+                else:
+                    break
+        finally:
+            if upcoming is not None:
+                upcoming.cancel()
+                await asyncio.wait((upcoming,))
+            await chunks.aclose()
+        await response.write_eof()
+        return response
+
+
+def _response(answer: Answer) -> web.Response:
+    headers = _COMMON_HEADERS | dict(answer.headers)
+    if answer.content_type is not None:
+        headers["Content-Type"] = answer.content_type
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+# --- bodies --------------------------------------------------------------------
+
+
+async def _read_body(request: web.BaseRequest) -> bytes:
+    """The whole body.  Raises Refusal: it is too large, or its framing is broken."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer, which has not begun
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > BODY_MAX:
+                raise guard.too_large()
+    except RequestPayloadError:
+        raise Refusal(400, "the body's framing is broken") from None
+    return bytes(body)
+
+
+async def _read_value(body: bytes) -> Any:
+    if len(body) > READ_INLINE_MAX:
+        return await asyncio.to_thread(guard.read_value, body)
+    return guard.read_value(body)
+
+
+def _own_addresses(backend: Backend) -> Iterable[str]:
+    """The IP addresses by which the node is known."""
+    for address in backend.self_member().addresses:
+        yield address.rpartition(":")[0].strip("[]")
+
+
+# --- aiohttp's own edges ----------------------------------------------------------
+
+
+_CONNECTION: Final[dict[str, Any]] = {
+    "keepalive_timeout": IDLE_TIMEOUT,
+    "access_log": None,
+    "auto_decompress": False,  # compressed bodies are refused, not unpacked
+}
+
+
+class _Connection(RequestHandler):
+    """A client's connection: says what is no HTTP in our words, and cancels a
+    handler that is only worth its answer when the client goes away."""
+
+    __slots__ = ("abandonable",)
+
+    def __init__(self, server: web.Server) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **_CONNECTION)
+        self.abandonable: asyncio.Task[Any] | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        abandoned = self.abandonable
+        super().connection_lost(exc)
+        if abandoned is not None:
+            abandoned.cancel()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 400,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to bytes that are no HTTP request; the connection ends."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        response = _response(Answer(400, b"not an HTTP request\n", TEXT))
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Connection(self)
