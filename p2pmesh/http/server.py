@@ -5,8 +5,8 @@ One request: the doors (``guard``) -> its body -> the handler that its route nam
 goes wrong on the way is an answer too: a refusal says what is wrong, and an
 error of ours says nothing but 500 and is logged.
 
-Does not: know what calls exist beyond the three lists of routes; bind beyond
-loopback (see ``listen``).
+Does not: know what calls exist beyond the three lists of routes, nor how to open
+a socket or say who holds a port: ``start`` is given how to listen.
 
 Invariants: no bytes that a client sends raise past ``_serve`` or
 ``_Connection``; nothing of this process (paths, traces, versions of libraries)
@@ -17,25 +17,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable
-from typing import Any, Final
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from p2pmesh import __version__
-from p2pmesh.errors import MeshError
-from p2pmesh.http import guard
+from p2pmesh.config import DEFAULT_HTTP_PORT
+from p2pmesh.errors import ConfigError, MeshError
+from p2pmesh.http import bind, guard
 from p2pmesh.http.backend import Backend, Conflict, Forbidden, Unavailable
 from p2pmesh.http.calls import TEXT, Answer, Refusal, Stream, refusal_of
 from p2pmesh.http.codec import BODY_MAX
 from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
-from p2pmesh.http.listen import BACKLOG, listen
 from p2pmesh.http.registry import Registry
 from p2pmesh.http.v1 import V1
 
 IDLE_TIMEOUT: Final = 75.0  # clients reuse a connection after seconds of silence
 STOP_TIMEOUT: Final = 0.5
+BACKLOG: Final = 128
 #: A body above this is read by a thread, so that the event loop breathes.
 READ_INLINE_MAX: Final = 65_536
 
@@ -45,6 +47,9 @@ _COMMON_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+#: As ``transport.ports.listen``: hosts, port (None: the preferred one or any), preferred port.
+Listen: TypeAlias = Callable[[Sequence[str], int | None, int], Sequence[socket.socket]]
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ class RegistryServer:
 
     @classmethod
     async def start(
-        cls, backend: Backend, http: str = "auto", *, names: Iterable[str] = ()
+        cls, backend: Backend, http: str, *, listen: Listen, names: Iterable[str] = ()
     ) -> RegistryServer:
         """Listens and serves.
 
@@ -74,9 +79,12 @@ class RegistryServer:
         which clients may call this server.  Raises ConfigError: the address
         cannot be bound, or not yet.
         """
-        listener = listen(http)
-        host, port = listener.getsockname()[:2]
-        self = cls(backend, host, port, names)
+        host, port = bind.address(http)
+        try:
+            (listener,) = listen((host,), port, DEFAULT_HTTP_PORT)
+        except ConfigError as error:
+            raise ConfigError(f"--http {http}: {error}") from None
+        self = cls(backend, host, listener.getsockname()[1], names)
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
         return self
