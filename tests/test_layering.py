@@ -49,13 +49,13 @@ PURE_PARTS: Final = {"random": {"Random"}}
 OPEN: Final = {"mesh", "types", "timing", "limits", "keys"}
 #: ... and the few that may know less, or have the door itself.
 TRANSPORT_KNOWS: Final = {"types", "timing", "limits"}
-DOOR_HOLDERS: Final = ("p2pmesh.node", "p2pmesh.testing")
+DOOR_HOLDERS: Final = ("p2pmesh.node", "p2pmesh.driver", "p2pmesh.testing")
 
 #: Where a third-party module may be imported.  What is not listed may be nowhere.
 HOMES: Final = {
     "aiohttp": ("p2pmesh.http", "p2pmesh.client"),
     "ifaddr": ("p2pmesh.transport",),
-    "msgpack": ("p2pmesh.node", "p2pmesh.handlers", "p2pmesh.delivery", "p2pmesh.http"),
+    "msgpack": ("p2pmesh.messages",),
     "msgspec": ("p2pmesh",),
     "nacl": ("p2pmesh.protocol.noise", "p2pmesh.protocol.records"),
     "rich": ("p2pmesh.cli",),
