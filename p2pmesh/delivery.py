@@ -1,0 +1,225 @@
+"""What became of a message: the sender's handle on it.
+
+The core reports where each copy is (``MessageMoved``) and what it could not accept
+after all (``SendRefused``); this file turns that into something to await.
+
+    queued ──► stored ──► done
+       └──────────┴─────► expired · dead · refused
+
+Handles are kept weakly: who drops one asks no more, and pays no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+from weakref import WeakValueDictionary
+
+from p2pmesh.errors import (
+    AmbiguousTarget,
+    MeshError,
+    PeerUnreachable,
+    QueueFull,
+    RemoteError,
+    RequestTimeout,
+    UnknownTarget,
+)
+from p2pmesh.protocol.types import MessageMoved, SendRefused
+
+State: TypeAlias = Literal["queued", "stored", "done", "expired", "dead", "refused"]
+
+_OVER: Final = frozenset({"done", "expired", "dead", "refused"})
+
+
+class _Handle:
+    """Something to await: woken at every change."""
+
+    __slots__ = ("__weakref__", "_waiters", "message_id")
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until ``is_so``; looked at again whenever the handle is poked."""
+        while not is_so():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def poke(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Delivery(_Handle):
+    """One message to one recipient.
+
+    ``state`` is where it is now, ``reason`` why it ended as it did.  Where the
+    recipient is on this very node, or away, a memory node has the only copy: it
+    stays ``queued`` until it is done.
+    """
+
+    __slots__ = ("_error", "reason", "state", "target")
+
+    def __init__(self, message_id: str, target: str) -> None:
+        super().__init__(message_id)
+        self.target = target
+        self.state: State = "queued"
+        self.reason = ""
+        self._error: MeshError | None = None
+
+    def __repr__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"<Delivery {self.message_id} to {self.target!r}: {self.state}{why}>"
+
+    async def stored(self) -> None:
+        """Until a second node has it, or it is done.
+
+        Raises PeerUnreachable (dead-lettered), UnknownTarget, AmbiguousTarget,
+        RequestTimeout (expired), QueueFull.
+        """
+        await self.until(lambda: self.state != "queued")
+        self._raise_unless("stored", "done")
+
+    async def done(self, timeout: float | None = None) -> None:
+        """Until the recipient finished it.  Raises as :meth:`stored`, RemoteError
+        where the recipient's handler gave up, RequestTimeout after ``timeout``."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.until(lambda: self.is_over)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"{self.target!r} did not finish message {self.message_id} within {timeout} s; "
+                f"it is {self.state}"
+            ) from None
+        self._raise_unless("done")
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in _OVER
+
+    def _raise_unless(self, *wanted: State) -> None:
+        if self.state not in wanted:
+            raise self._error or _error_of_end(self.target, self.state, self.reason)
+
+    def moved(self, action: MessageMoved) -> None:
+        self.state = action.state
+        self.reason = action.reason
+        self.poke()
+
+    def refused(self, error: MeshError) -> None:
+        self.state = "refused"
+        self.reason = str(error)
+        self._error = error
+        self.poke()
+
+
+class Broadcast(_Handle):
+    """One message to everyone: a copy and a state for each recipient."""
+
+    __slots__ = ("delivered_to", "states")
+
+    def __init__(self, message_id: str, delivered_to: tuple[str, ...]) -> None:
+        super().__init__(message_id)
+        #: The instances it goes to: all that were alive when it was sent.
+        self.delivered_to = delivered_to
+        #: Recipient -> (state, reason).
+        self.states: dict[str, tuple[State, str]] = dict.fromkeys(delivered_to, ("queued", ""))
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Recipients that lost their copy, and why."""
+        lost = ("dead", "expired", "refused")
+        return {who: reason for who, (state, reason) in self.states.items() if state in lost}
+
+    async def stored(self) -> None:
+        """Until every recipient's home has it, or has refused it."""
+        await self.until(lambda: all(state != "queued" for state, _ in self.states.values()))
+
+    async def done(self, timeout: float | None = None) -> None:
+        """Until every copy is finished, or lost.  Raises RequestTimeout."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.until(lambda: all(s in _OVER for s, _ in self.states.values()))
+        except TimeoutError:
+            left = [who for who, (state, _) in self.states.items() if state not in _OVER]
+            raise RequestTimeout(
+                f"{len(left)} of {len(self.states)} recipients did not finish broadcast "
+                f"{self.message_id} within {timeout} s: {', '.join(left[:5])}"
+            ) from None
+
+    def moved(self, action: MessageMoved) -> None:
+        self.states[action.recipient] = (action.state, action.reason)
+        self.poke()
+
+
+class Deliveries:
+    """The handles that somebody still holds, by message."""
+
+    def __init__(self) -> None:
+        self._handles: WeakValueDictionary[str, Delivery | Broadcast] = WeakValueDictionary()
+
+    def add(self, handle: Delivery | Broadcast) -> None:
+        self._handles[handle.message_id] = handle
+
+    def moved(self, action: MessageMoved) -> None:
+        if (handle := self._handles.get(action.message_id)) is not None:
+            handle.moved(action)
+
+    def refused(self, action: SendRefused) -> None:
+        handle = self._handles.get(action.message_id)
+        if isinstance(handle, Delivery):
+            handle.refused(error_of(action.error, action.detail, handle.target))
+
+    def membership_changed(self) -> None:
+        """Somebody may be away now: whoever waits looks again."""
+        for handle in tuple(self._handles.values()):
+            handle.poke()
+
+    def node_ended(self, error: MeshError) -> tuple[Delivery, ...]:
+        """The node is gone: what is not over here is nobody's to follow any more.
+        Returns those deliveries as they were; who waits on one gets ``error``."""
+        open_ones = [h for h in tuple(self._handles.values()) if isinstance(h, Delivery)]
+        unfinished = tuple(h for h in open_ones if h.state == "queued")
+        for handle in open_ones:
+            if not handle.is_over:
+                handle.refused(error)
+        return unfinished
+
+
+def error_of(code: str, detail: str, target: str, timeout: float | None = None) -> MeshError:
+    """The error that the core's words for one (``RequestEnded``) mean."""
+    match code:
+        case "unreachable":
+            return PeerUnreachable(
+                f"{target!r} cannot be reached{f': {detail}' if detail else ''}; "
+                "see node.members() for its state"
+            )
+        case "timeout":
+            return RequestTimeout(f"{target!r} did not answer within {timeout} s")
+        case "unknown":
+            return UnknownTarget(target, tuple(filter(None, detail.split("\n"))))
+        case "ambiguous":
+            return AmbiguousTarget(target, tuple(filter(None, detail.split("\n"))))
+        case "queue_full":
+            return QueueFull(detail or f"the queue to {target!r} is full; wait for receipts")
+    return RemoteError(code, detail, target)
+
+
+def _error_of_end(target: str, state: State, reason: str) -> MeshError:
+    if state == "expired":
+        return RequestTimeout(f"the message to {target!r} expired before it was finished")
+    if reason in ("left", "failed", ""):
+        return PeerUnreachable(
+            f"{target!r} {reason or 'is gone'}: the message is dead-lettered; "
+            "send it to another, or by name"
+        )
+    return RemoteError("dead", reason, target)

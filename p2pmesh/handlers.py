@@ -1,0 +1,269 @@
+"""Running the agent's handlers: which message, when, where, and what becomes of it.
+
+Two kinds of work come in.  A *message* is kept until it is completed: the messages
+of one sender start in their order, one at a time unless its handler was
+registered with ``concurrency``.  A *request* is not kept: it never waits behind
+messages, only behind earlier requests of the same sender to the same handler.
+
+    message ─► per sender, in order   ─► handler ─► completed(ok | reason)
+    request ─► per sender and handler ─► handler ─► responded(payload | error)
+
+``async def`` runs on the loop, ``def`` in a thread of a bounded pool.  A request
+that nobody handles is refused; a message waits for its handler, or for a reader
+(``reading``).  What a handler raises is logged here and told to the other side;
+retrying and giving up are the core's.
+
+Invariants: at most one run of a message at a time; after ``stop`` nothing starts
+and nothing is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias
+
+from p2pmesh.errors import ConfigError, MeshError, RemoteError
+from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of
+from p2pmesh.protocol.types import Envelope, MessageArrived, NodeId, RequestArrived
+from p2pmesh.reading import MessageReader, Readers
+
+log = logging.getLogger("p2pmesh.handlers")
+
+Handler: TypeAlias = Callable[[AgentMessage], Any]
+THREADS_MAX: Final = min(32, (os.cpu_count() or 1) + 4)
+DETAIL_MAX: Final = 500  # characters of an exception that the other side is told
+
+
+class Outcomes(Protocol):
+    """What is reported when something ended; the node tells the core."""
+
+    def completed(self, message_id: str, ok: bool, reason: str) -> None: ...
+    def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None: ...
+    def answered(self, query: Envelope, payload: bytes) -> None:
+        """The handler's answer to a Query that came as a message, not as a request."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Registration:
+    handler: Handler
+    is_async: bool
+    concurrency: int
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """One message or request, from its arrival to its outcome."""
+
+    envelope: Envelope
+    via: NodeId
+    registration: _Registration
+    attempt: int = 1
+    request: int | None = None  # None: a message
+    is_cancelled: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """Work that must start in its order."""
+
+    waiting: deque[_Work] = field(default_factory=deque)
+    running: int = 0
+    runs: _Registration | None = None  # whose, while any runs
+
+    def may_start(self, work: _Work) -> bool:
+        if self.running == 0:
+            return True
+        return self.runs is work.registration and self.running < work.registration.concurrency
+
+
+class Handlers:
+    """The handlers and readers of one agent, and what they are doing."""
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        self._outcomes = outcomes
+        self._registered: dict[str | None, _Registration] = {}
+        self._readers = Readers(self._completed, self.message_arrived)
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._requests: dict[int, _Work] = {}  # not yet answered
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._is_stopped = False
+
+    # --- registering --------------------------------------------------------------
+
+    def register(self, kind: str | None, handler: Handler, concurrency: int = 1) -> None:
+        """``handler`` runs for every message of type ``kind``; None: for those that
+        neither a handler nor a reader of their own type takes.  Raises ConfigError."""
+        if kind in self._registered:
+            raise ConfigError(f"there is a handler for {kind!r} already: one handles a type")
+        if concurrency < 1:
+            raise ConfigError(f"concurrency {concurrency}: give at least 1")
+        if not callable(handler):
+            raise ConfigError(f"{handler!r} is no function: a handler takes one message")
+        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+            raise ConfigError(
+                f"{handler!r} is a generator: answers cannot be streamed yet, return a whole one"
+            )
+        is_async = any(
+            inspect.iscoroutinefunction(function)
+            for function in (handler, type(handler).__call__)  # or an object that is called
+        )
+        self._registered[kind] = _Registration(handler, is_async, concurrency)
+        self._readers.offer_unclaimed()
+
+    def reader(self, type: str | None) -> MessageReader:
+        """A reader of the messages of ``type`` that no handler takes; None: of all
+        that nobody else takes.  Raises ConfigError where there is one already."""
+        return self._readers.open(type)
+
+    # --- what arrives ---------------------------------------------------------------
+
+    def message_arrived(self, arrived: MessageArrived) -> None:
+        envelope = arrived.envelope
+        registration = self._registered.get(envelope.type)
+        if registration is None and not self._readers.reads(envelope.type):
+            registration = self._registered.get(None)
+        if registration is None:
+            self._readers.put(arrived)
+        else:
+            work = _Work(envelope, arrived.via, registration, arrived.attempt)
+            self._queue(envelope.source, work)
+
+    def request_arrived(self, arrived: RequestArrived) -> None:
+        envelope = arrived.envelope
+        registration = self._registered.get(envelope.type) or self._registered.get(None)
+        if registration is None:
+            detail = f"nobody handles {envelope.type!r} there"
+            self._outcomes.responded(arrived.request, None, "no_handler", detail)
+            return
+        work = _Work(envelope, arrived.via, registration, request=arrived.request)
+        self._requests[arrived.request] = work
+        self._queue((envelope.source, registration), work)
+
+    def request_cancelled(self, request: int) -> None:
+        """The asker gave up: unread it is dropped, running it is cancelled."""
+        work = self._requests.pop(request, None)
+        if work is not None:
+            work.is_cancelled = True
+            if work.task is not None:
+                work.task.cancel()
+
+    def acknowledged(self, message_ids: tuple[str, ...]) -> None:
+        """Completed elsewhere (over HTTP): what has not started does not start."""
+        gone = set(message_ids)
+        self._readers.forget(gone)
+        for lane in self._lanes.values():
+            for work in lane.waiting:
+                if work.request is None and work.envelope.message_id in gone:
+                    work.is_cancelled = True
+
+    # --- running --------------------------------------------------------------------
+
+    def _queue(self, key: Hashable, work: _Work) -> None:
+        if not self._is_stopped:
+            self._lanes.setdefault(key, _Lane()).waiting.append(work)
+            self._start_next(key)
+
+    def _start_next(self, key: Hashable) -> None:
+        lane = self._lanes[key]
+        while lane.waiting and lane.may_start(lane.waiting[0]):
+            work = lane.waiting.popleft()
+            if not work.is_cancelled:
+                self._start(key, lane, work)
+        if not lane.waiting and not lane.running:
+            del self._lanes[key]
+
+    def _start(self, key: Hashable, lane: _Lane, work: _Work) -> None:
+        lane.running += 1
+        lane.runs = work.registration
+        work.task = asyncio.get_running_loop().create_task(self._run(work))
+        self._tasks.add(work.task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            lane.running -= 1
+            if not self._is_stopped:
+                self._start_next(key)
+
+        work.task.add_done_callback(ended)
+
+    async def _run(self, work: _Work) -> None:
+        envelope = work.envelope
+        try:
+            message = message_of(envelope, work.via, work.attempt)
+            payload = encode(await self._call(work.registration, message))
+            self._succeeded(work, payload)
+        except asyncio.CancelledError:
+            if not work.is_cancelled and not self._is_stopped:
+                self._failed(work, "failed", "the handler was cancelled")
+        except UnreadablePayload as error:
+            self._failed(work, "refused", str(error))
+        except RemoteError as error:  # the handler's own choice of words
+            self._failed(work, error.code, error.detail)
+        except Exception as error:
+            log.warning(
+                "the handler of %r failed on message %s from %s",
+                envelope.type, envelope.message_id, envelope.source, exc_info=True,
+            )  # fmt: skip
+            self._failed(work, "failed", f"{type(error).__name__}: {error}")
+
+    async def _call(self, registration: _Registration, message: AgentMessage) -> Any:
+        if registration.is_async:
+            return await registration.handler(message)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS_MAX, "p2pmesh-handler")
+        context = contextvars.copy_context()
+        result = await asyncio.get_running_loop().run_in_executor(
+            self._threads, context.run, registration.handler, message
+        )
+        # A `def` may hand back something to await, as a lambda around an async def does.
+        return await result if isinstance(result, Awaitable) else result
+
+    def _succeeded(self, work: _Work, payload: bytes) -> None:
+        if self._is_stopped:
+            return
+        if work.request is None:
+            if work.envelope.type == "Query":
+                try:
+                    self._outcomes.answered(work.envelope, payload)
+                except MeshError as error:  # no room for the answer: try again later
+                    self._failed(work, "failed", str(error))
+                    return
+            self._completed(work.envelope.message_id, True, "")
+        elif self._requests.pop(work.request, None) is not None:
+            self._outcomes.responded(work.request, payload, "", "")
+
+    def _failed(self, work: _Work, code: str, detail: str) -> None:
+        if self._is_stopped:
+            return
+        detail = detail[:DETAIL_MAX]
+        if work.request is None:
+            self._completed(work.envelope.message_id, False, detail or code)
+        elif self._requests.pop(work.request, None) is not None:
+            self._outcomes.responded(work.request, None, code, detail)
+
+    def _completed(self, message_id: str, ok: bool, reason: str) -> None:
+        if not self._is_stopped:
+            self._outcomes.completed(message_id, ok, reason)
+
+    # --- the end ----------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Start nothing more and cancel what runs; readers end."""
+        self._is_stopped = True
+        self._lanes.clear()
+        for task in self._tasks:
+            task.cancel()
+        self._readers.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)

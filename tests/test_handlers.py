@@ -1,0 +1,523 @@
+"""Handlers and readers, with what arrives made by hand and the outcomes recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import logging
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from p2pmesh.errors import ConfigError, QueueFull, RemoteError
+from p2pmesh.handlers import THREADS_MAX, Handlers
+from p2pmesh.messages import AgentMessage, decode, encode
+from p2pmesh.protocol.types import Envelope, MessageArrived, RequestArrived
+
+VIA = b"\xaa" * 32
+
+
+class Outcomes:
+    """What the runner reported, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+        self.refuse_answers: Exception | None = None
+        self._changed = asyncio.Event()
+
+    def completed(self, message_id: str, ok: bool, reason: str) -> None:
+        self._say("completed", message_id, ok, reason)
+
+    def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None:
+        value = None if payload is None else decode(payload)
+        self._say("responded", request, value, error, detail)
+
+    def answered(self, query: Envelope, payload: bytes) -> None:
+        if self.refuse_answers is not None:
+            raise self.refuse_answers
+        self._say("answered", query.message_id, decode(payload))
+
+    def _say(self, *what: Any) -> None:
+        self.said.append(what)
+        self._changed.set()
+
+    async def until(self, number: int) -> list[tuple[Any, ...]]:
+        """The first ``number`` reports."""
+        async with asyncio.timeout(20):
+            while len(self.said) < number:
+                self._changed.clear()
+                await self._changed.wait()
+        assert len(self.said) == number
+        return self.said
+
+
+@pytest.fixture
+async def outcomes() -> Outcomes:
+    return Outcomes()
+
+
+@pytest.fixture
+async def handlers(outcomes: Outcomes) -> AsyncIterator[Handlers]:
+    handlers = Handlers(outcomes)
+    yield handlers
+    handlers.stop()
+
+
+def envelope(message_id: str, source: str, type: str, payload: Any) -> Envelope:
+    data = payload if isinstance(payload, bytes) else encode(payload)
+    return Envelope(message_id, source, "me", type, data, None, 1)
+
+
+def message(
+    message_id: str, payload: Any = None, *, source: str = "a", type: str = "Note", attempt: int = 1
+) -> MessageArrived:
+    return MessageArrived(envelope(message_id, source, type, payload), VIA, attempt)
+
+
+def request(
+    number: int, payload: Any = None, *, source: str = "a", type: str = "Query"
+) -> RequestArrived:
+    return RequestArrived(number, envelope(f"q{number}", source, type, payload), VIA, 30.0)
+
+
+class Gate:
+    """A handler that stands still at each message until it is let through."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.cancelled: list[str] = []
+        self._doors: dict[str, asyncio.Event] = {}
+
+    async def __call__(self, message: AgentMessage) -> str:
+        self.started.append(message.message_id)
+        try:
+            await self._door(message.message_id).wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(message.message_id)
+            raise
+        return f"did {message.message_id}"
+
+    def let(self, message_id: str) -> None:
+        self._door(message_id).set()
+
+    def _door(self, message_id: str) -> asyncio.Event:
+        return self._doors.setdefault(message_id, asyncio.Event())
+
+
+async def settle() -> None:
+    """Let everything run that can run now."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# --- messages -------------------------------------------------------------------
+
+
+async def test_a_message_is_completed_when_its_handler_returns(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    got: list[AgentMessage] = []
+
+    async def handle(message: AgentMessage) -> None:
+        got.append(message)
+
+    handlers.register("Note", handle)
+    handlers.message_arrived(message("m1", {"n": 1}, attempt=2))
+    assert await outcomes.until(1) == [("completed", "m1", True, "")]
+    assert (got[0].payload, got[0].attempt, got[0].via) == ({"n": 1}, 2, "aa" * 32)
+
+
+async def test_messages_of_one_sender_run_in_order_and_one_at_a_time(handlers: Handlers) -> None:
+    gate = Gate()
+    handlers.register("Note", gate)
+    for number in (1, 2, 3):
+        handlers.message_arrived(message(f"m{number}"))
+    await settle()
+    assert gate.started == ["m1"]
+    gate.let("m1")
+    await settle()
+    assert gate.started == ["m1", "m2"]
+
+
+async def test_senders_do_not_wait_for_each_other(handlers: Handlers) -> None:
+    gate = Gate()
+    handlers.register("Note", gate)
+    handlers.message_arrived(message("m1", source="a"))
+    handlers.message_arrived(message("m2", source="b"))
+    await settle()
+    assert gate.started == ["m1", "m2"]
+
+
+async def test_concurrency_lets_messages_of_one_sender_run_side_by_side(
+    handlers: Handlers,
+) -> None:
+    gate = Gate()
+    handlers.register("Note", gate, 2)
+    for number in (1, 2, 3):
+        handlers.message_arrived(message(f"m{number}"))
+    await settle()
+    assert gate.started == ["m1", "m2"]
+    gate.let("m2")
+    await settle()
+    assert gate.started == ["m1", "m2", "m3"]
+
+
+async def test_the_order_of_a_sender_holds_across_types(handlers: Handlers) -> None:
+    wide, other = Gate(), Gate()
+    handlers.register("Wide", wide, 9)
+    handlers.register("Note", other)
+    handlers.message_arrived(message("m1", type="Wide"))
+    handlers.message_arrived(message("m2", type="Note"))
+    handlers.message_arrived(message("m3", type="Wide"))
+    await settle()
+    assert (wide.started, other.started) == (["m1"], [])
+    wide.let("m1")
+    await settle()
+    assert (wide.started, other.started) == (["m1"], ["m2"])
+
+
+async def test_a_handler_that_raises_is_reported_and_the_next_message_runs(
+    handlers: Handlers, outcomes: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(message: AgentMessage) -> None:
+        if message.payload == "bad":
+            raise KeyError("x")
+
+    handlers.register("Note", handle)
+    handlers.message_arrived(message("m1", "bad"))
+    handlers.message_arrived(message("m2", "good"))
+    with caplog.at_level(logging.WARNING, "p2pmesh"):
+        assert await outcomes.until(2) == [
+            ("completed", "m1", False, "KeyError: 'x'"),
+            ("completed", "m2", True, ""),
+        ]
+    assert "m1" in caplog.text
+    assert "KeyError" in caplog.text
+
+
+async def test_what_a_query_by_message_returns_is_answered_before_it_is_completed(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    async def handle(message: AgentMessage) -> str:
+        return message.payload.upper()
+
+    handlers.register("Query", handle)
+    handlers.message_arrived(message("m1", "hi", type="Query"))
+    assert await outcomes.until(2) == [("answered", "m1", "HI"), ("completed", "m1", True, "")]
+
+
+async def test_an_answer_without_room_is_tried_again_later(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    outcomes.refuse_answers = QueueFull("no room")
+
+    async def handle(message: AgentMessage) -> int:
+        return 1
+
+    handlers.register("Query", handle)
+    handlers.message_arrived(message("m1", type="Query"))
+    assert await outcomes.until(1) == [("completed", "m1", False, "no room")]
+
+
+async def test_a_payload_that_cannot_be_read_is_refused_and_runs_nothing(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    handlers.register("Note", Gate())
+    handlers.register("Query", Gate())
+    handlers.message_arrived(message("m1", b"\xc1"))
+    handlers.request_arrived(request(7, b"\xc1"))
+    first, second = await outcomes.until(2)
+    assert first[:3] == ("completed", "m1", False)
+    assert second[:4] == ("responded", 7, None, "refused")
+
+
+async def test_a_handler_for_everything_takes_what_nobody_else_does(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    catch_all, own = Gate(), Gate()
+    handlers.register(None, catch_all)
+    handlers.register("Note", own)
+    handlers.message_arrived(message("m1", type="Note"))
+    handlers.message_arrived(message("m2", type="Other", source="b"))
+    await settle()
+    assert (own.started, catch_all.started) == (["m1"], ["m2"])
+
+
+async def test_a_message_waits_for_its_handler(handlers: Handlers, outcomes: Outcomes) -> None:
+    handlers.message_arrived(message("m1"))
+    gate = Gate()
+    gate.let("m1")
+    handlers.register("Note", gate)
+    assert await outcomes.until(1) == [("completed", "m1", True, "")]
+
+
+async def test_what_was_acknowledged_elsewhere_does_not_start(handlers: Handlers) -> None:
+    handlers.message_arrived(message("m0", type="Later"))
+    gate = Gate()
+    handlers.register("Note", gate)
+    for number in (1, 2, 3):
+        handlers.message_arrived(message(f"m{number}"))
+    handlers.acknowledged(("m0", "m2"))
+    gate.let("m1")
+    handlers.register("Later", gate)
+    await settle()
+    assert gate.started == ["m1", "m3"]
+
+
+# --- requests -------------------------------------------------------------------
+
+
+async def test_a_request_is_answered_with_what_the_handler_returns(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    async def handle(message: AgentMessage) -> dict[str, Any]:
+        return {"got": message.payload}
+
+    handlers.register("Query", handle)
+    handlers.request_arrived(request(1, [1, 2]))
+    assert await outcomes.until(1) == [("responded", 1, {"got": [1, 2]}, "", "")]
+
+
+async def test_a_request_that_nobody_handles_is_refused_at_once(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    handlers.request_arrived(request(1))
+    assert outcomes.said == [("responded", 1, None, "no_handler", "nobody handles 'Query' there")]
+
+
+async def test_a_request_does_not_wait_behind_messages(handlers: Handlers) -> None:
+    slow, quick = Gate(), Gate()
+    handlers.register("Note", slow)
+    handlers.register("Query", quick)
+    handlers.message_arrived(message("m1"))
+    handlers.request_arrived(request(1))
+    await settle()
+    assert (slow.started, quick.started) == (["m1"], ["q1"])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("no"), ("failed", "ValueError: no")),
+        (RemoteError("4", "try again"), ("4", "try again")),
+        (asyncio.CancelledError(), ("failed", "the handler was cancelled")),
+        (ValueError("x" * 9999), ("failed", f"ValueError: {'x' * 488}")),
+    ],
+)
+async def test_what_a_handler_raises_reaches_the_asker(
+    handlers: Handlers, outcomes: Outcomes, error: BaseException, expected: tuple[str, str]
+) -> None:
+    async def handle(message: AgentMessage) -> None:
+        raise error
+
+    handlers.register("Query", handle)
+    handlers.request_arrived(request(1))
+    assert await outcomes.until(1) == [("responded", 1, None, *expected)]
+
+
+async def test_an_answer_that_cannot_be_carried_is_the_handlers_failure(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    async def handle(message: AgentMessage) -> object:
+        return {1, 2}
+
+    handlers.register("Query", handle)
+    handlers.request_arrived(request(1))
+    (said,) = await outcomes.until(1)
+    assert said[3:] == ("failed", "TypeError: payload is a set, which cannot be carried")
+
+
+async def test_a_cancelled_request_is_dropped_unread_and_cancelled_while_it_runs(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    gate = Gate()
+    handlers.register("Query", gate)
+    for number in (1, 2, 3):
+        handlers.request_arrived(request(number))
+    await settle()
+    handlers.request_cancelled(2)
+    handlers.request_cancelled(1)
+    handlers.request_cancelled(99)
+    await settle()
+    assert (gate.started, gate.cancelled) == (["q1", "q3"], ["q1"])
+    gate.let("q3")
+    assert await outcomes.until(1) == [("responded", 3, "did q3", "", "")]
+
+
+# --- plain functions ---------------------------------------------------------------
+
+
+async def test_a_plain_function_runs_beside_the_loop_with_the_callers_context(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    setting = contextvars.ContextVar("setting", default="none")
+    setting.set("mine")
+    threads: list[threading.Thread] = []
+
+    def handle(message: AgentMessage) -> str:
+        threads.append(threading.current_thread())
+        return setting.get()
+
+    handlers.register("Query", handle)
+    handlers.request_arrived(request(1))
+    assert await outcomes.until(1) == [("responded", 1, "mine", "", "")]
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_plain_functions_run_in_a_bounded_number_of_threads(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    release = threading.Event()
+    running = threading.Semaphore(0)
+
+    def handle(message: AgentMessage) -> None:
+        running.release()
+        release.wait(20)
+
+    handlers.register("Query", handle)
+    for number in range(3 * THREADS_MAX):
+        handlers.request_arrived(request(number, source=f"s{number}"))
+    for _ in range(THREADS_MAX):
+        assert await asyncio.to_thread(running.acquire, timeout=20)
+    assert not running.acquire(blocking=False)
+    release.set()
+    await outcomes.until(3 * THREADS_MAX)
+
+
+async def test_a_plain_function_may_hand_back_something_to_await(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    async def answer() -> str:
+        return "awaited"
+
+    handlers.register("Query", lambda message: answer())
+    handlers.request_arrived(request(1))
+    assert await outcomes.until(1) == [("responded", 1, "awaited", "", "")]
+
+
+# --- what cannot be registered -------------------------------------------------------
+
+
+async def test_generators_are_refused_until_answers_can_be_streamed(handlers: Handlers) -> None:
+    async def parts(message: AgentMessage) -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(ConfigError, match="cannot be streamed yet"):
+        handlers.register("Query", parts)
+
+
+async def test_a_type_has_one_handler_and_one_reader(handlers: Handlers) -> None:
+    handlers.register("Query", Gate())
+    with pytest.raises(ConfigError, match="already"):
+        handlers.register("Query", Gate())
+    reader = handlers.reader("Note")
+    with pytest.raises(ConfigError, match="already"):
+        handlers.reader("Note")
+    await reader.aclose()
+
+
+async def test_nonsense_is_no_handler(handlers: Handlers) -> None:
+    with pytest.raises(ConfigError, match="no function"):
+        handlers.register("Query", 3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="at least 1"):
+        handlers.register("Query", Gate(), 0)
+
+
+# --- readers --------------------------------------------------------------------------
+
+
+async def test_a_message_that_was_read_is_completed_by_its_acknowledgement(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    handlers.message_arrived(message("m1", "x"))
+    reader = handlers.reader("Note")
+    got = await anext(reader)
+    assert (got.payload, outcomes.said) == ("x", [])
+    await got.ack()
+    await got.ack()
+    assert outcomes.said == [("completed", "m1", True, "")]
+
+
+async def test_a_reader_waits_for_the_next_message_and_ends_when_closed(
+    handlers: Handlers,
+) -> None:
+    reader = handlers.reader(None)
+    first = asyncio.ensure_future(anext(reader))
+    await settle()
+    handlers.message_arrived(message("m1", type="Anything"))
+    assert (await first).message_id == "m1"
+    rest = asyncio.ensure_future(anext(reader, None))
+    await settle()
+    await reader.aclose()
+    assert await rest is None
+
+
+async def test_what_was_not_acknowledged_goes_to_the_next_reader(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    for number in (1, 2):
+        handlers.message_arrived(message(f"m{number}"))
+    reader = handlers.reader("Note")
+    await anext(reader)
+    await reader.aclose()
+    again = handlers.reader("Note")
+    assert [(await anext(again)).message_id for _ in range(2)] == ["m1", "m2"]
+
+
+async def test_a_loop_left_with_break_gives_back_what_it_did_not_acknowledge(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    for number in (1, 2):
+        handlers.message_arrived(message(f"m{number}"))
+    async for got in handlers.reader("Note"):
+        kept = got
+        break
+    gc.collect()
+    await kept.ack()
+    assert outcomes.said == [("completed", "m1", True, "")]
+    assert (await anext(handlers.reader("Note"))).message_id == "m2"
+
+
+async def test_a_reader_of_one_type_comes_before_handlers_for_everything(
+    handlers: Handlers,
+) -> None:
+    gate = Gate()
+    handlers.register(None, gate)
+    reader = handlers.reader("Note")
+    handlers.message_arrived(message("m1", type="Note"))
+    handlers.message_arrived(message("m2", type="Other"))
+    await settle()
+    assert (await anext(reader)).message_id == "m1"
+    assert gate.started == ["m2"]
+
+
+async def test_a_reader_passes_over_what_cannot_be_read(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    handlers.message_arrived(message("m1", b"\xc1"))
+    handlers.message_arrived(message("m2"))
+    assert (await anext(handlers.reader("Note"))).message_id == "m2"
+    assert outcomes.said[0][:3] == ("completed", "m1", False)
+
+
+# --- the end ----------------------------------------------------------------------------
+
+
+async def test_after_stop_nothing_runs_and_nothing_is_reported(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    gate = Gate()
+    handlers.register("Note", gate)
+    for number in (1, 2):
+        handlers.message_arrived(message(f"m{number}"))
+    handlers.message_arrived(message("m3", type="Other"))
+    reader = handlers.reader("Other")
+    await settle()
+    handlers.stop()
+    handlers.message_arrived(message("m4"))
+    await settle()
+    assert (gate.started, gate.cancelled, outcomes.said) == (["m1"], ["m1"], [])
+    assert [got async for got in reader] == []
