@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 from tests.processes import children, environment
@@ -34,6 +36,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mesh() -> str:
     """A mesh name that nobody else uses."""
     return f"test-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In an asynchronous test the package must not block: no file, no name, no sleep."""
+    if not inspect.iscoroutinefunction(request.function):
+        yield
+        return
+    with blockbuster_ctx("p2pmesh"):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
