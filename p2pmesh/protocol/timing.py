@@ -58,6 +58,7 @@ UNMET_SUSPICION: Final = 3.0  # unreachable at an address only others have met
 STALL_GRACE: Final = 15.0
 STALL_RENEWAL: Final = 2.0
 STALL_MEMORY: Final = 5.0  # a flag nobody renewed
+STALL_NUMBERS_KEPT: Final = 60.0
 LOST_LINKS_AFTER: Final = 2.0  # links ended at two monitors, none came back
 REACCUSE_AFTER: Final = 3.0  # after a refutation or vouch; doubles
 REACCUSE_MAX: Final = 60.0

@@ -1,0 +1,189 @@
+"""What the desks of the core share: the state, and the few verbs that speak.
+
+The door (``mesh``) takes each input to one desk: ``membership`` (whose word is
+held), ``monitoring`` (who is watched and suspected), ``joining`` (strangers,
+stamps, doubles), ``leading``, or the ``postoffice``.  A desk changes the state
+here and notes what changed in ``changes``; when the input is dealt with, the
+door hands all changes to every desk that has to follow (*settling*).  So desks
+need not know each other's order, and no change is acted on half-way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from p2pmesh.protocol import timing
+from p2pmesh.protocol.connections import Connections
+from p2pmesh.protocol.gossip import Urgency
+from p2pmesh.protocol.keys import KeyRing
+from p2pmesh.protocol.links import Link
+from p2pmesh.protocol.members import Change, Claim, View
+from p2pmesh.protocol.noise import StaticKey
+from p2pmesh.protocol.records import Record, RecordBook, SignedRecord, Signer
+from p2pmesh.protocol.rings import Rings
+from p2pmesh.protocol.timers import Timers
+from p2pmesh.protocol.timing import Timing
+from p2pmesh.protocol.types import (
+    Action,
+    Instant,
+    Life,
+    MeshConfig,
+    NodeId,
+    Restored,
+    State,
+)
+
+if TYPE_CHECKING:
+    from p2pmesh.protocol import wire
+
+VERSIONS = (1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One change of the view; ``before`` is the claim that was replaced."""
+
+    key: NodeId | str
+    change: Change
+    before: Claim | None
+
+
+class Core:
+    """The state of one node, and what it wants done."""
+
+    def __init__(
+        self,
+        config: MeshConfig,
+        *,
+        seed: bytes,
+        at: Instant,
+        rng: random.Random,
+        entropy: Callable[[int], bytes],
+        restored: Restored,
+        book: RecordBook | None,
+    ) -> None:
+        self.config = config
+        self.at = at
+        self.started = at
+        self.rng = rng
+        self.entropy = entropy
+        self.restored = restored
+        self.signer = Signer(seed)
+        self.me: NodeId = self.signer.node_id
+        self.book = book if book is not None else RecordBook()
+        self.timers = Timers()
+        self.view = View()
+        self.rings = Rings()
+        self.keys = KeyRing(config.mesh, config.keys)
+        static = StaticKey.from_seed(seed)
+        self.connections = Connections(
+            static=static, keys=self.keys, entropy=entropy, null_cipher=config.null_cipher
+        )
+        self.record = self.signer.record(
+            Record(
+                id=self.me,
+                noise_key=static.public,
+                life=None,
+                incarnation=0,
+                revision=0,
+                state=State.ALIVE,
+                addresses=config.addresses,
+                name=config.name,
+                preset=config.preset,
+                versions=VERSIONS,
+                agent=config.agent,
+                candidate=config.candidate and config.agent is not None,
+            )
+        )
+        #: The link in use to each proven peer.
+        self.links_up: dict[NodeId, Link] = {}
+        self.changes: list[Changed] = []
+        self._dirty: dict[int, Link] = {}
+
+    # --- reading --------------------------------------------------------------------
+
+    @property
+    def life(self) -> Life | None:
+        """My life; None until I have joined."""
+        return self.record.record.life
+
+    @property
+    def has_left(self) -> bool:
+        return self.record.record.state is State.LEFT
+
+    def timing_with(self, peer: NodeId) -> Timing:
+        """The slower of my preset and the peer's."""
+        held = self.view.alive(peer)
+        if held is None or held.record.preset == self.config.preset:
+            return timing.PRESETS[self.config.preset]
+        return timing.slower(self.config.preset, held.record.preset)
+
+    def hears(self, peer: NodeId) -> bool:
+        """Do I have bytes of this peer that are younger than the silence limit?"""
+        link = self.links_up.get(peer)
+        if link is None:
+            return False
+        return self.at.now - link.heard_at < self.timing_with(peer).silence_after
+
+    # --- speaking -------------------------------------------------------------------
+
+    def act(self, action: Action) -> None:
+        self.connections.actions.append(action)
+
+    def tell(self, link: Link, message: wire.Message) -> None:
+        link.say(message)
+        self._dirty[link.id] = link
+
+    def flood(
+        self, subject: object, item: bytes, urgency: Urgency, *, source: Link | None = None
+    ) -> None:
+        """News for every ring link but the one it came from; what I say myself
+        goes to every peer."""
+        for link in self.links_up.values():
+            if link is not source and (link.is_ring or source is None):
+                if not link.news.put(subject, item, urgency):
+                    self.connections.count("news_queue_full")
+                self._dirty[link.id] = link
+
+    def touch(self, link: Link) -> None:
+        """The link has something to write (again)."""
+        self._dirty[link.id] = link
+
+    def drain(self) -> list[Action]:
+        """Everything to do, writes coalesced to one a link."""
+        connections = self.connections
+        for link in self._dirty.values():
+            if link.id not in connections.links or not link.session.established:
+                continue
+            data = link.flush(self.at.now)
+            if data:
+                connections.write(link, data)
+            if link.has_more():
+                self.timers.set("flush", link.id, self.at.now)
+        self._dirty.clear()
+        actions, connections.actions = connections.actions, []
+        return actions
+
+    def count(self, reason: str) -> None:
+        """Something was dropped, refused or odd."""
+        self.connections.count(reason)
+
+    # --- my record --------------------------------------------------------------------
+
+    def publish(self, record: Record, urgency: Urgency = Urgency.CHANGE) -> SignedRecord:
+        """Sign my new record, hold it, and tell everyone."""
+        self.record = self.book.remember(self.signer.record(record))
+        if record.life is not None:
+            before = self.view.nodes.get(self.me)
+            change = self.view.offer_record(self.record, self.at.now)
+            if change is not Change.NONE:
+                self.changes.append(Changed(self.me, change, before))
+            self.flood(self.me, self.record.item, urgency)
+        return self.record
+
+    def number(self) -> int:
+        """63 random bits from the entropy I was given."""
+        return int.from_bytes(self.entropy(8)) >> 1

@@ -1,0 +1,213 @@
+"""The leading desk: follows the view's oldest candidate, and claims when it is me."""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pmesh.errors import NotAuthoritative
+from p2pmesh.protocol import timing
+from p2pmesh.protocol.core import Changed, Core
+from p2pmesh.protocol.gossip import Urgency
+from p2pmesh.protocol.leader import Leadership, Phase
+from p2pmesh.protocol.members import Tombstone
+from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.records import SignedRecord
+from p2pmesh.protocol.types import (
+    Demoted,
+    Elected,
+    LeaderChanged,
+    LeaderInfo,
+    LeaderReason,
+    LeaderStalled,
+    NodeId,
+    Persist,
+    State,
+    Token,
+)
+
+
+class Leading:
+    """Leadership as this node sees and, when it is the oldest, holds it."""
+
+    def __init__(self, core: Core, monitoring: Monitoring) -> None:
+        self._core = core
+        self._monitoring = monitoring
+        self._leadership = Leadership(core.me)
+        self._leader: NodeId | None = None
+        self._since: float | None = None
+        self._reason: LeaderReason = "first"
+        self._told: tuple[str | None, int | None] = (None, None)
+        self._persisting: dict[int, int] = {}
+        self._persists = 0
+        self._stall_told: NodeId | None = None
+        self._cannot_claim = False
+        #: After a sleep the view is hearsay: no claim, no token, until it is confirmed.
+        self.is_suspended = False
+
+    # --- following the view -----------------------------------------------------------
+
+    def settle(self, changed: list[Changed]) -> None:
+        """The view changed, or time passed: who leads, and is there something to say?"""
+        core = self._core
+        leader = core.view.leader()
+        if (leader.id if leader else None) != self._leader:
+            self._reason = self._why(leader)
+            self._leader = leader.id if leader else None
+            self._since = core.at.now
+            self._stall_told = None
+        self._step_down_for_higher(changed)
+        if self._leadership.observe(
+            self._leader, core.at.now, previous_left=self._reason == "leader_left"
+        ):
+            self._demoted("an older candidate is here")
+        self._claim()
+        self._tell()
+
+    def _why(self, leader: SignedRecord | None) -> LeaderReason:
+        """What happened to the leader before this one."""
+        if self._leader is None:
+            return "first"
+        held = self._core.view.nodes.get(self._leader)
+        if isinstance(held, Tombstone):
+            return "leader_failed"
+        if held is None or held.record.state is State.LEFT:
+            return "leader_left"
+        if leader is not None and leader.seniority < held.seniority:
+            return "merge" if held.record.candidate else "withdrawn"
+        return "withdrawn" if not held.record.candidate else "leader_failed"
+
+    def _step_down_for_higher(self, changed: list[Changed]) -> None:
+        """Another's claim reached mine (two sides of a split met): claim above it."""
+        core = self._core
+        others = 0
+        for change in changed:
+            if isinstance(change.key, bytes) and change.key != core.me:
+                held = core.view.alive(change.key)
+                if held is not None and held.record.epoch is not None:
+                    others = max(others, held.record.epoch)
+        if others and self._leadership.outbid(others):
+            self._demoted("a higher epoch is here")
+
+    def _demoted(self, reason: str) -> None:
+        core = self._core
+        core.act(Demoted(reason=reason))
+        record = core.record.record
+        if record.epoch is not None and not core.has_left:
+            core.publish(msgspec.structs.replace(record, epoch=None, revision=record.revision + 1))
+
+    # --- claiming -----------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        core = self._core
+        if core.life is None or core.has_left or self.is_suspended or self._cannot_claim:
+            return
+        known = max(core.view.highest_epoch, core.restored.epoch or 0)
+        epoch = self._leadership.claim(known, core.at.wall, core.at.now)
+        if epoch is None:
+            if self._leadership.phase is Phase.SETTLING:
+                core.timers.set("claim", None, self._leadership.settled_at)
+            return
+        if core.config.persistent:
+            self._persists += 1
+            self._persisting[self._persists] = epoch
+            core.act(Persist(self._persists, core.life, epoch))
+        else:
+            self._hold(epoch)
+
+    def stored(self, action: int, ok: bool) -> None:
+        """The store's word about a claim: told only when it is safe.  Who cannot
+        persist is no candidate, so that the next oldest may lead."""
+        core = self._core
+        epoch = self._persisting.pop(action, None)
+        if epoch is None or epoch != self._leadership.epoch:
+            return
+        if ok:
+            self._hold(epoch)
+            return
+        self._leadership.give_up()
+        self._cannot_claim = True
+        record = core.record.record
+        core.publish(msgspec.structs.replace(record, candidate=False, revision=record.revision + 1))
+
+    def _hold(self, epoch: int) -> None:
+        core = self._core
+        if not self._leadership.hold():
+            return
+        record = core.record.record
+        core.publish(
+            msgspec.structs.replace(record, epoch=epoch, revision=record.revision + 1),
+            Urgency.ENDING,
+        )
+        token = self._token()
+        assert token is not None
+        core.act(Elected(token=token))
+        self._tell()
+
+    def suspend(self) -> None:
+        """This machine slept: whatever I held may be another's by now."""
+        self.is_suspended = True
+        if self._leadership.give_up():
+            self._demoted("this machine slept")
+
+    # --- telling ------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """The event comes with the claim: one for each leader and epoch."""
+        core = self._core
+        leader = core.view.leader()
+        epoch = leader.record.epoch if leader else None
+        now = (self.leader_id(), epoch)
+        if now == self._told or (leader is not None and epoch is None):
+            return
+        self._told = now
+        core.act(LeaderChanged(leader_id=now[0], epoch=epoch, reason=self._reason))
+
+    def stall_due(self) -> None:
+        """Called each heartbeat: a leader stalled for 3 s is worth an event."""
+        leader = self._leader
+        since = self._monitoring.stalled_since.get(leader) if leader else None
+        if since is None or leader is None:
+            self._stall_told = None
+        elif leader != self._stall_told:
+            if self._core.at.now - since >= timing.LEADER_STALLED_AFTER:
+                self._stall_told = leader
+                self._core.act(LeaderStalled(leader_id=self.leader_id() or ""))
+
+    def leader_id(self) -> str | None:
+        leader = self._core.view.leader()
+        return leader.record.agent.instance_id if leader and leader.record.agent else None
+
+    def info(self) -> LeaderInfo:
+        core = self._core
+        quorum = core.config.quorum
+        leader = core.view.leader()
+        return LeaderInfo(
+            leader_id=self.leader_id(),
+            epoch=leader.record.epoch if leader else None,
+            token=self._token(),
+            authoritative=self._is_authoritative(),
+            policy="available" if quorum is None else f"quorum={quorum}",
+            since=None if self._since is None else core.at.now - self._since,
+        )
+
+    def token(self) -> Token:
+        """Raises NotAuthoritative."""
+        token = self._token()
+        if token is None or not self._is_authoritative():
+            leader = self.leader_id()
+            raise NotAuthoritative(
+                f"this node does not lead with authority (the leader is {leader!r}): "
+                "wait for on_elected"
+            )
+        return token
+
+    def _is_authoritative(self) -> bool:
+        quorum = self._core.config.quorum
+        enough = quorum is None or self._core.view.alive_count >= quorum
+        return self._leadership.phase is Phase.LEADING and enough and not self.is_suspended
+
+    def _token(self) -> Token | None:
+        life, epoch = self._core.life, self._leadership.epoch
+        if life is None or epoch is None or self._leadership.phase is not Phase.LEADING:
+            return None
+        return Token(epoch, life, self._core.me.hex())

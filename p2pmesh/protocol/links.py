@@ -1,0 +1,174 @@
+"""One link: its session, what it has to say, and which of two links stays.
+
+A link begins as a TCP connection; it is *up* when the handshake is done and both
+HELLOs have been read.  Until then nothing on it is believed.  Messages wait in
+three queues: urgent ones, news (one item a subject), and bulk, which yields to
+both and stops while the transport is backed up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+
+from p2pmesh.protocol import limits, wire
+from p2pmesh.protocol.dials import Attempt
+from p2pmesh.protocol.gossip import NewsQueue
+from p2pmesh.protocol.session import Session
+from p2pmesh.protocol.types import FoundBy, Life, NodeId
+
+
+#: Bulk bytes in one flush: small messages that arrive meanwhile go before the rest.
+_BULK_A_FLUSH = 256 * 1024
+_BULK_KINDS = (wire.Post, wire.Cast, wire.Offer, wire.Digest, wire.Handed, wire.Relay)
+
+
+class Phase(Enum):
+    HANDSHAKE = "handshake"
+    HELLO = "hello"  # established; the peer's HELLO is still to come
+    UP = "up"
+    RETIRING = "retiring"  # another link to the same life replaced it: only read
+    ENDED = "ended"
+
+
+class TransferError(Exception):
+    """Chunks that break the rules."""
+
+
+class Link:
+    """One connection, from its opening to its end."""
+
+    __slots__ = (
+        "_bulk", "_chunks_sent", "_transfers", "_urgent", "address", "attempt",
+        "differing_beats", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
+        "is_paused", "news", "opened_at", "peer", "peer_view", "phase", "pinged_at",
+        "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "session", "up_at", "was_closed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        address: str,
+        session: Session,
+        now: float,
+        *,
+        attempt: Attempt | None,
+        found_by: FoundBy,
+    ) -> None:
+        self.id = number
+        self.address = address
+        self.session = session
+        self.attempt = attempt
+        self.is_outbound = attempt is not None
+        self.found_by = found_by
+        self.phase = Phase.HANDSHAKE
+        self.is_check = False
+        self.was_closed = False  # its peer said CLOSE: the end is no evidence
+        self.is_paused = False
+        self.peer: NodeId | None = None
+        self.hello: wire.Hello | None = None
+        self.opened_at = self.heard_at = self.said_at = self.up_at = now
+        self.pinged_at: float | None = None
+        self.rtt: float | None = None
+        self.ring_mine = False
+        self.ring_theirs = False
+        self.peer_view = b""
+        self.differing_beats = 0
+        self.repaired_at = -1e9
+        self.news = NewsQueue()
+        self._urgent: list[bytes] = []
+        self._bulk: deque[bytes] = deque()
+        self._chunks_sent = 0
+        self._transfers: dict[int, bytearray] = {}
+
+    @property
+    def is_ring(self) -> bool:
+        """A link is a ring link while either end's rings say so."""
+        return self.ring_mine or self.ring_theirs
+
+    @property
+    def is_up(self) -> bool:
+        return self.phase is Phase.UP
+
+    # --- saying -------------------------------------------------------------------
+
+    def say(self, message: wire.Message) -> None:
+        """Queue one message."""
+        self.say_encoded(wire.encode(message), bulk=isinstance(message, _BULK_KINDS))
+
+    def say_encoded(self, encoded: bytes, *, bulk: bool = False) -> None:
+        if len(encoded) > limits.CHUNK_MAX:
+            self._bulk.extend(self._chunks(encoded))
+        elif bulk:
+            self._bulk.append(encoded)
+        else:
+            self._urgent.append(encoded)
+
+    def has_more(self) -> bool:
+        """Is anything left that ``flush`` would write now?"""
+        return bool(self._urgent or (not self.is_paused and (self._bulk or len(self.news))))
+
+    def flush(self, now: float) -> bytes:
+        """What to write now: urgent messages, news, then a bounded piece of bulk."""
+        messages, self._urgent = self._urgent, []
+        if not self.is_paused:
+            if len(self.news):
+                messages.extend(wire.encode(news) for news in self.news.take())
+            room = _BULK_A_FLUSH
+            while self._bulk and room > 0:
+                room -= len(self._bulk[0])
+                messages.append(self._bulk.popleft())
+        if not messages:
+            return b""
+        self.said_at = now
+        return self.session.seal(messages)
+
+    def last_words(self, close: wire.CloseReason) -> Iterator[bytes]:
+        """What is still to be said, news and replies included, then CLOSE."""
+        self.is_paused = False
+        while self.has_more():
+            yield self.flush(self.said_at)
+        yield self.session.seal([wire.encode(close)])
+
+    def _chunks(self, encoded: bytes) -> Iterator[bytes]:
+        self._chunks_sent += 1
+        step = limits.CHUNK_MAX - 64
+        for at in range(0, len(encoded), step):
+            last = at + step >= len(encoded)
+            yield wire.encode(wire.Chunk(self._chunks_sent, last, encoded[at : at + step]))
+
+    # --- hearing ------------------------------------------------------------------
+
+    def assemble(self, chunk: wire.Chunk) -> bytes | None:
+        """A whole message once its last chunk is here.  Raises TransferError."""
+        data = self._transfers.get(chunk.transfer)
+        if data is None:
+            if len(self._transfers) >= limits.TRANSFERS_MAX:
+                raise TransferError("transfers")
+            data = self._transfers[chunk.transfer] = bytearray()
+        data += chunk.data
+        if len(data) > limits.PAYLOAD_MAX + limits.CHUNK_MAX:
+            raise TransferError("transfer_size")
+        if not chunk.last:
+            return None
+        del self._transfers[chunk.transfer]
+        return bytes(data)
+
+
+def stays(me: NodeId, new: Link, old: Link) -> Link:
+    """Of two links between the same two lives, the one both ends keep.
+
+    The one dialled by the lower id; of two dialled by one side, the newer.  A
+    HELLO may name the old link as dead to its sender: then the new one stays.
+    Both ends apply this to the same facts, so they agree without a word.
+    """
+    assert new.peer is not None
+    for link in (new, old):
+        other = old if link is new else new
+        if link.hello is not None and link.hello.replaces == other.session.handshake_hash:
+            return link
+    if new.is_outbound == old.is_outbound:
+        return new
+    lower_dialled = me < new.peer
+    return new if new.is_outbound == lower_dialled else old

@@ -1,0 +1,252 @@
+"""The view as the message plane reads it (``directory.Directory``), and as people
+see it: members with their states.
+
+Who lives where is derived from records and entries; the indexes by instance id
+and by name are built when first asked for and forgotten when the view changes.
+Of two live nodes with one instance id the older holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
+
+from p2pmesh.protocol import timing
+from p2pmesh.protocol.core import Core
+from p2pmesh.protocol.members import Claim, Tombstone
+from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.records import SignedEntry, SignedRecord
+from p2pmesh.protocol.types import GuestEntry, Instance, Life, Member, NodeId, State
+
+_State: TypeAlias = Literal["alive", "suspect", "failed", "left"]
+
+
+class Lookup:
+    """Reads the core; changes nothing but its own indexes."""
+
+    def __init__(self, core: Core, monitoring: Monitoring) -> None:
+        self._core = core
+        self._monitoring = monitoring
+        self._by_id: dict[str, Instance] | None = None
+        self._by_name: dict[str, tuple[Instance, ...]] = {}
+        self._home_failed_at: dict[NodeId, float] = {}
+
+    def changed(self) -> None:
+        """The view or a suspicion changed."""
+        self._by_id = None
+
+    # --- directory.Directory ------------------------------------------------------------
+
+    @property
+    def me(self) -> NodeId:
+        return self._core.me
+
+    def my_life(self) -> Life | None:
+        return self._core.life
+
+    def instance(self, instance_id: str) -> Instance | None:
+        return self._index().get(instance_id)
+
+    def named(self, name: str) -> tuple[Instance, ...]:
+        self._index()
+        return self._by_name.get(name, ())
+
+    def names(self) -> Iterable[str]:
+        yield from self._index()
+        yield from self._by_name
+
+    def live_instances(self) -> Iterable[Instance]:
+        return (i for i in self._index().values() if i.state in ("alive", "suspect"))
+
+    def entry(self, instance_id: str) -> GuestEntry | None:
+        held = self._core.view.guests.get(instance_id)
+        return held.entry if held is not None else None
+
+    def node_life(self, node: NodeId) -> Life | None:
+        held = self._core.view.alive(node)
+        return held.version.life if held is not None else None
+
+    def is_linked(self, node: NodeId) -> bool:
+        return node in self._core.links_up
+
+    def partners(self) -> tuple[NodeId, ...]:
+        return tuple(self._core.links_up)
+
+    def ring_neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
+        return self._core.rings.neighbours(node)
+
+    def live_nodes(self) -> tuple[NodeId, ...]:
+        return tuple(held.id for held in self._core.view.all_alive())
+
+    def highest(self) -> Life:
+        return self._core.view.highest
+
+    # --- members --------------------------------------------------------------------------
+
+    def members(self) -> tuple[Member, ...]:
+        """Nodes and guests, oldest first, failed and left ones included."""
+        leader = self._core.view.leader()
+        leader_node = leader.id if leader else None
+        claims = [*self._core.view.nodes.items(), *self._core.view.guests.items()]
+        members = [(_life(claim), self._member(key, claim, leader_node)) for key, claim in claims]
+        if self._core.life is None:
+            members.append((Life(2**62, 0, 0), self.myself()))
+        members.sort(key=lambda pair: (pair[0], pair[1].node_id, pair[1].instance_id))
+        return tuple(member for _, member in members)
+
+    def myself(self) -> Member:
+        """This node; its life is "" until it has joined."""
+        leader = self._core.view.leader()
+        return self._member(self.me, self._core.record, leader.id if leader else None)
+
+    def _member(self, key: NodeId | str, claim: Claim, leader: NodeId | None) -> Member:
+        if isinstance(claim, SignedEntry):
+            return self._guest(claim)
+        assert isinstance(key, bytes)
+        signed = claim.last if isinstance(claim, Tombstone) else claim
+        record = signed.record if signed is not None else None
+        agent = record.agent if record is not None else None
+        addresses = record.addresses if record is not None else ()
+        return Member(
+            instance_id=agent.instance_id if agent else key.hex(),
+            node_id=key.hex(),
+            name=record.name if record is not None else "",
+            kind="node",
+            home=key.hex(),
+            state=self._state(key, claim),
+            stalled=key in self._monitoring.stalled_since,
+            life=str(claim.version.life) if signed is None or record and record.life else "",
+            incarnation=claim.version.incarnation,
+            capabilities=agent.capabilities if agent else (),
+            agent_profiles=agent.profiles if agent else (),
+            status=None,
+            metrics=None,
+            addresses=addresses,
+            last_heartbeat_age=self._age(key, claim),
+            is_leader=key == leader,
+            candidate=bool(record and record.candidate and agent),
+            hostname=agent.hostname if agent else "",
+            port=agent.http_port if agent else 0,
+            created_at=agent.created_at if agent else 0,
+        )
+
+    def _guest(self, claim: SignedEntry) -> Member:
+        entry = claim.entry
+        return Member(
+            instance_id=entry.instance_id,
+            node_id=entry.home.hex(),
+            name=entry.instance_id,
+            kind="guest",
+            home=entry.home.hex(),
+            state=self._guest_state(entry),
+            stalled=entry.home in self._monitoring.stalled_since,
+            life=str(entry.life),
+            incarnation=0,
+            capabilities=entry.capabilities,
+            agent_profiles=entry.profiles,
+            status=None,
+            metrics=None,
+            addresses=(),
+            last_heartbeat_age=self._age(entry.home, self._core.view.nodes.get(entry.home)),
+            is_leader=False,
+            candidate=False,
+            hostname=entry.hostname,
+            port=entry.port,
+            created_at=entry.created_at,
+        )
+
+    def _age(self, node: NodeId, claim: Claim | None) -> float:
+        """Seconds since the node was heard: by me, or (nobody suspects it) by its
+        monitors within their silence limit."""
+        core = self._core
+        if node == core.me:
+            return 0.0
+        if isinstance(claim, Tombstone):
+            return max(0.0, core.at.now - claim.failed_at)
+        link = core.links_up.get(node)
+        if link is not None:
+            return max(0.0, core.at.now - link.heard_at)
+        limit = core.timing_with(node).silence_after
+        since = self._monitoring.stalled_since.get(node)
+        return limit if since is None else limit + core.at.now - since
+
+    # --- states ---------------------------------------------------------------------------
+
+    def _state(self, node: NodeId, claim: Claim) -> _State:
+        if isinstance(claim, Tombstone):
+            return "failed"
+        if isinstance(claim, SignedRecord) and claim.record.state is State.LEFT:
+            return "left"
+        return "suspect" if node in self._monitoring.suspicions.open else "alive"
+
+    def _guest_state(self, entry: GuestEntry) -> _State:
+        """Its home's word; a home that is gone, or lives anew without announcing
+        it, leaves a guest failed 15 s later, so that another can adopt it."""
+        if entry.state is State.LEFT:
+            return "left"
+        if entry.state is State.FAILED:
+            return "failed"
+        held = self._core.view.nodes.get(entry.home)
+        if isinstance(held, SignedRecord) and held.record.state is State.ALIVE:
+            if held.version.life == entry.home_life:
+                return self._state(entry.home, held)
+        if isinstance(held, Tombstone):
+            gone_at = held.failed_at
+        else:
+            gone_at = self._home_failed_at.setdefault(entry.home, self._core.at.now)
+        return "failed" if self._core.at.now - gone_at >= timing.GUEST_TIMEOUT else "suspect"
+
+    # --- indexes --------------------------------------------------------------------------
+
+    def _index(self) -> dict[str, Instance]:
+        if self._by_id is not None:
+            return self._by_id
+        by_id: dict[str, Instance] = {}
+        for instance in self._instances():
+            known = by_id.get(instance.instance_id)
+            if known is None or _outranks(instance, known):
+                by_id[instance.instance_id] = instance
+        by_name: dict[str, list[Instance]] = {}
+        for instance in sorted(by_id.values(), key=lambda i: (i.life, i.home)):
+            if instance.state in ("alive", "suspect"):
+                by_name.setdefault(instance.name, []).append(instance)
+        self._by_id = by_id
+        self._by_name = {name: tuple(holders) for name, holders in by_name.items()}
+        return by_id
+
+    def _instances(self) -> Iterator[Instance]:
+        for key, claim in self._core.view.nodes.items():
+            signed = claim.last if isinstance(claim, Tombstone) else claim
+            if signed is None or signed.record.agent is None:
+                continue
+            agent = signed.record.agent
+            life = claim.version.life
+            yield Instance(
+                agent.instance_id, signed.record.name, key, life, life, "node",
+                self._state(key, claim), agent.persistent,
+            )  # fmt: skip
+        for held in self._core.view.guests.values():
+            entry = held.entry
+            yield Instance(
+                entry.instance_id, entry.instance_id, entry.home, entry.home_life, entry.life,
+                "guest", self._guest_state(entry), True,
+            )  # fmt: skip
+
+
+def _outranks(one: Instance, other: Instance) -> bool:
+    """Of two holders of one instance id: the live one, an agent before a guest, then
+    the older."""
+    return _rank(one) < _rank(other)
+
+
+def _rank(instance: Instance) -> tuple[bool, bool, Life, NodeId]:
+    return (
+        instance.state not in ("alive", "suspect"),
+        instance.kind == "guest",
+        instance.life,
+        instance.home,
+    )
+
+
+def _life(claim: Claim) -> Life:
+    return claim.entry.life if isinstance(claim, SignedEntry) else claim.version.life

@@ -1,0 +1,201 @@
+"""The membership desk: whose word is held, and how gaps are repaired.
+
+Items arrive as news (flooded: passed on once, by whoever they are new to) or as
+offers (a repair's answer, or a joiner's snapshot).  A record is applied when the
+one precedence rule (``members``) says so, and answered when it is buried: a
+record at or below a tombstone is answered with it, so that its owner can refute.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pmesh.protocol import gossip, limits, timing, wire
+from p2pmesh.protocol.core import Changed, Core
+from p2pmesh.protocol.gossip import Urgency
+from p2pmesh.protocol.leader import is_epoch_credible
+from p2pmesh.protocol.links import Link
+from p2pmesh.protocol.members import Change, claim_item
+from p2pmesh.protocol.records import RecordError, SignedRecord
+from p2pmesh.protocol.stamps import is_clock_set
+from p2pmesh.protocol.types import GuestEntry, NodeId, State
+
+
+class Membership:
+    """Applies claims to the view."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._pulling: NodeId | None = None
+        self._pulled_at = 0.0
+        #: Set when a record of my own id came from elsewhere (``joining`` decides).
+        self.own_seen: list[SignedRecord] = []
+
+    # --- records and entries ------------------------------------------------------
+
+    def record_item(self, item: wire.RecordItem, source: Link | None, *, flood: bool) -> None:
+        try:
+            signed = self._core.book.record(item.signed)
+        except RecordError as error:
+            self._core.count(str(error))
+            return
+        self.record(signed, source, flood=flood)
+
+    def record(self, signed: SignedRecord, source: Link | None, *, flood: bool) -> None:
+        """A node's own word, verified."""
+        core = self._core
+        record = signed.record
+        if record.life is None:
+            return
+        if record.id == core.me:
+            if signed is not core.record:
+                self.own_seen.append(signed)
+            return
+        if core.life is not None and is_clock_set(core.life) and not is_clock_set(record.life):
+            core.count("stamped_before_2024")
+            if source is not None and source.peer == record.id:
+                core.tell(source, wire.Restamp(core.view.highest, core.at.wall))
+            return
+        if record.epoch is not None and not is_epoch_credible(
+            record.epoch, core.view.highest_epoch
+        ):
+            core.count("epoch_jump")
+            return
+        before = core.view.nodes.get(record.id)
+        change = core.view.offer_record(signed, core.at.now)
+        if change is Change.NONE:
+            return
+        if change is Change.FULL:
+            core.count("members_full")
+        elif change is Change.BURIED:
+            if source is not None and before is not None:
+                core.tell(source, wire.News((claim_item(record.id, before, core.at.now),)))
+        else:
+            core.changes.append(Changed(record.id, change, before))
+            if flood:
+                core.flood(record.id, signed.item, _urgency(signed, before), source=source)
+
+    def entry_item(self, item: wire.EntryItem, source: Link | None, *, flood: bool) -> None:
+        core = self._core
+        try:
+            signed = core.book.entry(item.signed)
+        except RecordError as error:
+            core.count(str(error))
+            return
+        guest = signed.entry.instance_id
+        before = core.view.guests.get(guest)
+        change = core.view.offer_entry(signed)
+        if change is Change.FULL:
+            core.count("guests_full")
+        elif change is not Change.NONE:
+            core.changes.append(Changed(guest, change, before))
+            if flood:
+                core.flood(guest, signed.item, Urgency.CHANGE, source=source)
+
+    def announce(self, entry: GuestEntry) -> None:
+        """My word about my guest."""
+        core = self._core
+        signed = core.signer.entry(entry)
+        before = core.view.guests.get(entry.instance_id)
+        change = core.view.offer_entry(signed)
+        if change in (Change.JOINED, Change.UPDATED):
+            core.changes.append(Changed(entry.instance_id, change, before))
+            core.flood(entry.instance_id, signed.item, Urgency.CHANGE)
+
+    def raise_incarnation(self, above: int) -> None:
+        """Refute: I am alive, whatever was said of me up to this incarnation."""
+        core = self._core
+        record = core.record.record
+        if record.life is None or record.incarnation > above or core.has_left:
+            return
+        if above >= limits.INCARNATION_MAX:
+            core.count("incarnation_range")
+            return
+        core.publish(
+            msgspec.structs.replace(record, incarnation=above + 1, revision=0), Urgency.QUESTION
+        )
+
+    def readdress(self, addresses: tuple[str, ...]) -> None:
+        """My link addresses changed."""
+        core = self._core
+        record = core.record.record
+        kept = addresses[: limits.ADDRESSES_MAX]
+        if kept != record.addresses and not core.has_left:
+            core.publish(
+                msgspec.structs.replace(record, addresses=kept, revision=record.revision + 1)
+            )
+
+    # --- repair -------------------------------------------------------------------
+
+    def beat(self, link: Link, view_hash: bytes) -> None:
+        """A peer told its view's hash: two differing beats in a row, or a difference
+        on a link that was never compared, open a repair."""
+        core = self._core
+        link.peer_view = view_hash
+        if view_hash == core.view.hash():
+            link.differing_beats = 0
+            return
+        link.differing_beats += 1
+        is_new = link.repaired_at < link.up_at
+        if link.differing_beats >= 2 or is_new:
+            self._pull(link)
+
+    def _pull(self, link: Link) -> None:
+        """One peer at a time, and each at most every 5 s."""
+        core = self._core
+        now = core.at.now
+        if core.life is None or now - link.repaired_at < timing.REPAIR_INTERVAL:
+            return
+        if self._pulling is not None and now - self._pulled_at < timing.REPAIR_INTERVAL:
+            if self._pulling in core.links_up and self._pulling != link.peer:
+                return
+        self._pulling, self._pulled_at = link.peer, now
+        link.repaired_at = now
+        link.differing_beats = 0
+        core.tell(link, gossip.buckets(core.view))
+
+    def buckets(self, link: Link, theirs: wire.Buckets) -> None:
+        digest = gossip.digest(self._core.view, theirs)
+        if digest is not None:
+            self._core.tell(link, digest)
+
+    def digest(self, link: Link, theirs: wire.Digest) -> None:
+        core = self._core
+        items, want = gossip.compare(core.view, theirs, core.at.now)
+        for group in gossip.pack(items):
+            core.tell(link, wire.Offer(group))
+        if want is not None:
+            core.tell(link, want)
+        else:
+            self._pulling = None
+
+    def want(self, link: Link, want: wire.Want) -> None:
+        core = self._core
+        if len(want.subjects) > 8 * (limits.MEMBERS_MAX + limits.TOMBSTONES_MAX):
+            core.count("want_size")
+            return
+        for offer in gossip.offers(core.view, want, core.at.now):
+            core.tell(link, offer)
+
+    def offered(self, link: Link) -> None:
+        """An offer of this peer was taken in: the next pull may go elsewhere."""
+        if self._pulling == link.peer:
+            self._pulling = None
+
+    def ask_snapshot(self, link: Link) -> None:
+        """A joiner's one snapshot, from its contact."""
+        link.repaired_at = self._core.at.now
+        self._core.tell(link, wire.Want(b""))
+
+
+def _urgency(signed: SignedRecord, before: object) -> Urgency:
+    """Refutations first, then goodbyes and claims, then the rest."""
+    record = signed.record
+    if record.state is State.LEFT:
+        return Urgency.ENDING
+    if isinstance(before, SignedRecord):
+        if record.incarnation > before.record.incarnation:
+            return Urgency.QUESTION
+        if record.epoch != before.record.epoch:
+            return Urgency.ENDING
+    return Urgency.CHANGE

@@ -1,0 +1,735 @@
+"""The one door of the core: inputs in, actions out, and the time of the next timer.
+
+How to drive it (``docs/protocol-core.md`` has the contract in numbered steps)::
+
+    mesh.bytes_received(at, link, data)      # any input, with the time it happened
+    for action in mesh.actions():            # then everything it wants done
+        perform(action)
+    arm_timer(mesh.next_timer())             # then one timer: mesh.handle_timer(at)
+
+What happens inside: an input goes to one desk (see ``core``); the desks note what
+changed; ``_settle`` hands the changes to all desks that follow, turns them into
+events, and lets the message plane look again.  No input raises for what came from
+the network; only commands raise, for the caller's own mistakes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final
+
+from p2pmesh.protocol import timing, wire
+from p2pmesh.protocol.connections import (
+    AttemptFailed,
+    Broken,
+    Established,
+    Occurrence,
+    Received,
+)
+from p2pmesh.protocol.core import Core
+from p2pmesh.protocol.dials import Purpose
+from p2pmesh.protocol.dispatch import Announce, NeedLink, SendTo
+from p2pmesh.protocol.gossip import decode_item
+from p2pmesh.protocol.joining import Joining
+from p2pmesh.protocol.leading import Leading
+from p2pmesh.protocol.links import Link, Phase
+from p2pmesh.protocol.lookup import Lookup
+from p2pmesh.protocol.membership import Membership
+from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.postoffice import PostOffice
+from p2pmesh.protocol.records import RecordBook
+from p2pmesh.protocol.reporting import events_of
+from p2pmesh.protocol.types import (
+    Action,
+    Candidate,
+    DialOutcome,
+    Instance,
+    Instant,
+    LeaderInfo,
+    LinkInfo,
+    Member,
+    MeshConfig,
+    NodeId,
+    Recipient,
+    Restored,
+    Stop,
+    Token,
+)
+
+#: A timer this much later than asked for means that this process did not run.
+_SLEEP_AFTER: Final = timing.STALL_GRACE - 2.0
+_HOUSEKEEPING: Final = 5.0
+
+
+class Mesh:
+    """One node's core."""
+
+    def __init__(
+        self,
+        config: MeshConfig,
+        *,
+        seed: bytes,
+        at: Instant,
+        rng: random.Random,
+        entropy: Callable[[int], bytes],
+        restored: Restored | None = None,
+        book: RecordBook | None = None,
+    ) -> None:
+        """``seed``: 32 bytes of identity.  ``rng`` serves jitter and peer choice
+        only, ``entropy(n)`` keys, nonces, ids and lives.  ``book``: one for many
+        nodes of a simulator, so that they verify and keep each record once."""
+        core = self._core = Core(
+            config,
+            seed=seed,
+            at=at,
+            rng=rng,
+            entropy=entropy,
+            restored=restored or Restored(),
+            book=book,
+        )
+        self.node_id: NodeId = core.me
+        self._membership = Membership(core)
+        self._monitoring = Monitoring(core)
+        self._joining = Joining(core, self._membership, self._monitoring)
+        self._leading = Leading(core, self._monitoring)
+        self._lookup = Lookup(core, self._monitoring)
+        self._post = PostOffice(self._lookup, entropy=entropy)
+        self._ticked_at = at.now
+        self._leaving_until: float | None = None
+        self._is_stopped = False
+
+    # --- inputs: links ----------------------------------------------------------------
+
+    def start(self, at: Instant) -> None:
+        """The transport is ready: begin to look for others."""
+        core = self._core
+        core.at = at
+        self._ticked_at = at.now
+        interval = timing.PRESETS[core.config.preset].heartbeat_interval
+        core.timers.set("beat", None, at.now + core.rng.uniform(0, interval))
+        core.timers.set("housekeeping", None, at.now + _HOUSEKEEPING)
+        self._joining.start()
+
+    def link_opened(self, at: Instant, link: int, address: str, dial: int | None) -> None:
+        """A connection opened: ours (``dial``) or an inbound one (None).  ``link`` is
+        the caller's number for it, never used before."""
+        core = self._core
+        core.at = at
+        if self._is_stopped:
+            core.connections.refuse(link)
+            return
+        opened = core.connections.opened(link, address, dial, at.now)
+        if opened is not None:
+            core.timers.set("handshake", link, at.now + timing.HANDSHAKE_TIMEOUT)
+
+    def bytes_received(self, at: Instant, link: int, data: bytes) -> None:
+        """Bytes of an open link, in order, however they were cut."""
+        core = self._core
+        core.at = at
+        found = core.connections.links.get(link)
+        if found is None:
+            return
+        for occurrence in core.connections.receive(found, data, at.now):
+            self._occurred(occurrence)
+        if found.phase is Phase.UP and self._monitoring.is_in_question(found.peer):
+            self._monitoring.heard(found)
+        self._settle()
+
+    def link_ended(self, at: Instant, link: int) -> None:
+        """EOF, reset or error of a link that the core did not close itself."""
+        core = self._core
+        core.at = at
+        found = core.connections.ended(link)
+        if found is None:
+            return
+        self._lost(found, orderly=found.was_closed)
+        for occurrence in core.connections.after_end(found):
+            self._occurred(occurrence)
+        self._settle()
+
+    def link_paused(self, at: Instant, link: int) -> None:
+        """The transport's write buffer is full: bulk waits here from now."""
+        self._pause(at, link, is_paused=True)
+
+    def link_resumed(self, at: Instant, link: int) -> None:
+        self._pause(at, link, is_paused=False)
+
+    def dial_failed(self, at: Instant, dial: int, outcome: DialOutcome) -> None:
+        """A ``Dial`` brought no connection."""
+        self._core.at = at
+        for occurrence in self._core.connections.dial_failed(dial, outcome):
+            self._occurred(occurrence)
+        self._settle()
+
+    def kernel_unacked(self, at: Instant, link: int, unacked: int) -> None:
+        """The answer to ``AskUnacked``, at once: bytes the peer's kernel has not
+        acknowledged."""
+        core = self._core
+        core.at = at
+        found = core.connections.links.get(link)
+        if found is not None:
+            self._monitoring.kernel_unacked(found, unacked)
+        self._settle()
+
+    # --- inputs: the world ------------------------------------------------------------
+
+    def candidate_found(self, at: Instant, candidate: Candidate) -> None:
+        self._core.at = at
+        self._joining.candidate_found(candidate)
+
+    def candidate_lost(self, at: Instant, key: str) -> None:
+        self._core.at = at
+        self._joining.candidate_lost(key)
+
+    def addresses_changed(self, at: Instant, addresses: tuple[str, ...]) -> None:
+        """My own link addresses, best first."""
+        self._core.at = at
+        self._membership.readdress(addresses)
+        self._settle()
+
+    def loop_lagged(self, at: Instant, seconds: float) -> None:
+        """The caller's loop ran this much late: silence before now proves nothing."""
+        self._core.at = at
+        if seconds > timing.LAG_TOLERANCE:
+            self._monitoring.lagged()
+
+    def stored(self, at: Instant, action: int, ok: bool) -> None:
+        """The outcome of a ``Persist``."""
+        self._core.at = at
+        self._leading.stored(action, ok)
+        self._settle()
+
+    # --- commands: messages -------------------------------------------------------------
+
+    def send(
+        self,
+        at: Instant,
+        *,
+        source: str,
+        target: str,
+        named: bool,
+        type: str,
+        payload: bytes,
+        ttl: float,
+        correlation_id: str | None,
+    ) -> str:
+        """Accept a message; its id.  Raises QueueFull, MessageTooLarge.  What becomes
+        of it: MessageMoved, SendRefused."""
+        self._core.at = at
+        message_id = self._post.send(
+            at,
+            source=source,
+            target=target,
+            named=named,
+            type=type,
+            payload=payload,
+            ttl=ttl,
+            correlation_id=correlation_id,
+        )
+        self._settle()
+        return message_id
+
+    def broadcast(
+        self,
+        at: Instant,
+        *,
+        source: str,
+        type: str,
+        payload: bytes,
+        ttl: float,
+        correlation_id: str | None,
+    ) -> tuple[str, tuple[str, ...]]:
+        """To every instance alive now but the source: message id and their ids."""
+        self._core.at = at
+        result = self._post.broadcast(
+            at, source=source, type=type, payload=payload, ttl=ttl, correlation_id=correlation_id
+        )
+        self._settle()
+        return result
+
+    def request(
+        self,
+        at: Instant,
+        *,
+        source: str,
+        target: str,
+        named: bool,
+        type: str,
+        payload: bytes,
+        timeout: float,
+        correlation_id: str | None = None,
+    ) -> int:
+        """Ask and wait; the number in the RequestEnded that follows."""
+        self._core.at = at
+        call = self._post.request(
+            at,
+            source=source,
+            target=target,
+            named=named,
+            type=type,
+            payload=payload,
+            timeout=timeout,
+            correlation_id=correlation_id,
+        )
+        self._settle()
+        return call
+
+    def cancel(self, at: Instant, call: int) -> None:
+        """The caller of this request gave up."""
+        self._core.at = at
+        self._post.cancel(at, call)
+        self._settle()
+
+    def respond(
+        self, at: Instant, request: int, payload: bytes | None, error: str = "", detail: str = ""
+    ) -> None:
+        """The answer to a RequestArrived: a payload, or an error."""
+        self._core.at = at
+        self._post.respond(at, request, payload, error, detail)
+        self._settle()
+
+    def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:
+        """The handler of a MessageArrived ended."""
+        self._core.at = at
+        self._post.message_completed(at, message_id, ok, reason)
+        self._settle()
+
+    def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
+        """Where a message that this node accepted is; None: not known here."""
+        return self._post.message_state(message_id)
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """Where this instance lives, failed and left ones included."""
+        return self._lookup.instance(instance_id)
+
+    def named(self, name: str) -> tuple[Instance, ...]:
+        """Live instances of this name, oldest first."""
+        return self._lookup.named(name)
+
+    # --- commands: the registry -----------------------------------------------------------
+
+    def register(
+        self,
+        at: Instant,
+        instance_id: str,
+        hostname: str,
+        port: int,
+        capabilities: tuple[str, ...],
+        profiles: tuple[str, ...],
+    ) -> int:
+        """The number in the CallEnded that follows; so for the four below."""
+        self._core.at = at
+        call = self._post.register(at, instance_id, hostname, port, capabilities, profiles)
+        self._settle()
+        return call
+
+    def heartbeat(self, at: Instant, instance_id: str, status: str, metrics: bytes | None) -> int:
+        self._core.at = at
+        call = self._post.heartbeat(at, instance_id, status, metrics)
+        self._settle()
+        return call
+
+    def deregister(self, at: Instant, instance_id: str) -> int:
+        self._core.at = at
+        call = self._post.deregister(at, instance_id)
+        self._settle()
+        return call
+
+    def read(self, at: Instant, instance_id: str, limit: int | None = None) -> int:
+        self._core.at = at
+        call = self._post.read(at, instance_id, limit)
+        self._settle()
+        return call
+
+    def acknowledge(self, at: Instant, instance_id: str, message_ids: tuple[str, ...]) -> int:
+        self._core.at = at
+        call = self._post.acknowledge(at, instance_id, message_ids)
+        self._settle()
+        return call
+
+    # --- commands: leaving ----------------------------------------------------------------
+
+    def leave(self, at: Instant) -> None:
+        """Say goodbye once running handlers and receipts are in, 5 s at most;
+        ``Stop("left")`` follows."""
+        self._core.at = at
+        if self._leaving_until is None:
+            self._leaving_until = at.now + timing.LEAVE_TIMEOUT
+            self._post.begin_leave(at)
+            self._settle()
+            self._leave_when_drained()
+
+    # --- time -------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When to call ``handle_timer``, in Instant.now seconds."""
+        if self._is_stopped:
+            return None
+        mine, posts = self._core.timers.next(), self._post.next_timer()
+        if mine is None or posts is None:
+            return mine if posts is None else posts
+        return min(mine, posts)
+
+    def handle_timer(self, at: Instant) -> None:
+        core = self._core
+        core.at = at
+        self._notice_gap(at)
+        for kind, key in list(core.timers.due(at.now)):
+            self._timer(kind, key)
+        posts = self._post.next_timer()
+        if posts is not None and posts <= at.now:
+            self._post.handle_timer(at)
+        self._settle()
+
+    # --- results ------------------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        """Everything to do since the last call, in order."""
+        return self._core.drain()
+
+    def members(self, at: Instant) -> tuple[Member, ...]:
+        """Oldest first, failed and left ones included."""
+        self._core.at = at
+        return self._lookup.members()
+
+    def me(self, at: Instant) -> Member:
+        """This node as it lists itself; its life is "" until it has joined."""
+        self._core.at = at
+        return self._lookup.myself()
+
+    def leader(self, at: Instant) -> LeaderInfo:
+        self._core.at = at
+        return self._leading.info()
+
+    def token(self, at: Instant) -> Token:
+        """Raises NotAuthoritative, also when this machine slept just now."""
+        self._core.at = at
+        self._notice_gap(at)
+        return self._leading.token()
+
+    def links(self, at: Instant) -> tuple[LinkInfo, ...]:
+        return tuple(
+            LinkInfo(
+                node_id=peer.hex(),
+                address=link.address,
+                direction="out" if link.is_outbound else "in",
+                ring=link.is_ring,
+                found_by=link.found_by,
+                rtt=link.rtt,
+                since=max(0.0, at.now - link.up_at),
+            )
+            for peer, link in self._core.links_up.items()
+        )
+
+    def counters(self) -> dict[str, int]:
+        """How often something was dropped, refused or odd, by reason."""
+        return {**self._core.connections.counters, **self._post.counters}
+
+    @property
+    def is_joined(self) -> bool:
+        """Has this node taken its life?"""
+        return self._core.life is not None
+
+    def view_hash(self) -> bytes:
+        """8 bytes, equal on nodes that hold the same claims."""
+        return self._core.view.hash()
+
+    # --- what happens on links ------------------------------------------------------------------
+
+    def _occurred(self, occurrence: Occurrence) -> None:
+        match occurrence:
+            case Received(link, message):
+                self._received(link, message)
+            case Established(link):
+                self._joining.say_hello(link)
+            case Broken(link, reason):
+                self._broke(link, reason)
+            case AttemptFailed(attempt):
+                match attempt.purpose:
+                    case Purpose.CANDIDATE:
+                        self._joining.candidate_tried(attempt, None)
+                    case Purpose.CONNECT:
+                        assert isinstance(attempt.target, bytes)
+                        self._monitoring.connect_failed(attempt.target, attempt.outcome)
+                    case Purpose.PROBE:
+                        self._monitoring.probe_failed(attempt)
+                    case Purpose.CHECK | Purpose.HEAL:
+                        self._core.count(f"dial {attempt.purpose.value} failed")
+
+    def _broke(self, link: Link, reason: str) -> None:
+        attempt = link.attempt
+        if link.peer is None:
+            self._joining.rejected(link, reason)
+            if attempt is not None and attempt.purpose is Purpose.PROBE:
+                assert isinstance(attempt.target, bytes)
+                self._monitoring.probe_broken(attempt.target, reason)
+        self._lost(link, orderly=False)
+
+    def _lost(self, link: Link, *, orderly: bool) -> None:
+        """A link is gone; act only if it was the one in use."""
+        core = self._core
+        peer = link.peer
+        core.timers.cancel("handshake", link.id)
+        if peer is None or core.links_up.get(peer) is not link:
+            return
+        del core.links_up[peer]
+        core.timers.cancel("silence", peer)
+        self._post.unlinked(core.at, peer)
+        self._monitoring.link_ended(link, orderly=orderly)
+
+    def _pause(self, at: Instant, link: int, *, is_paused: bool) -> None:
+        core = self._core
+        core.at = at
+        found = core.connections.links.get(link)
+        if found is None or found.is_paused == is_paused:
+            return
+        found.is_paused = is_paused
+        if found.peer is not None and core.links_up.get(found.peer) is found:
+            if is_paused:
+                self._post.paused(at, found.peer)
+            else:
+                self._post.resumed(at, found.peer)
+        core.touch(found)
+        self._settle()
+
+    def _received(self, link: Link, message: wire.Message) -> None:
+        """One message, to its desk."""
+        if link.phase is Phase.UP or link.phase is Phase.RETIRING:
+            self._received_up(link, message)
+        elif isinstance(message, wire.Hello) and link.phase is Phase.HELLO:
+            self._joining.hello(link, message)
+            if link.phase is Phase.UP and self._core.links_up.get(link.peer or b"") is link:
+                assert link.peer is not None
+                self._post.linked(self._core.at, link.peer)
+        elif isinstance(message, wire.CloseReason):
+            self._closed(link, message)
+        else:
+            for occurrence in self._core.connections.broken(link, "message before hello"):
+                self._occurred(occurrence)
+
+    def _received_up(self, link: Link, message: wire.Message) -> None:
+        match message:
+            case wire.Heartbeat(view=view):
+                self._monitoring.heartbeat(link, message)
+                self._membership.beat(link, view)
+                self._awake()
+            case wire.News(items):
+                self._items(link, items, flood=True)
+            case wire.Ping(n):
+                self._core.tell(link, wire.Pong(n))
+            case wire.Pong():
+                self._monitoring.pong(link)
+            case wire.Offer(items, snapshot=snapshot):
+                self._items(link, items, flood=not snapshot)
+                self._membership.offered(link)
+            case wire.Buckets():
+                self._membership.buckets(link, message)
+            case wire.Digest():
+                self._membership.digest(link, message)
+            case wire.Want():
+                self._membership.want(link, message)
+            case wire.CloseReason():
+                self._closed(link, message)
+            case wire.Restamp():
+                self._joining.restamp(link, message)
+            case wire.Hello() | wire.Chunk():
+                self._core.count("message_out_of_place")
+            case _:
+                assert link.peer is not None
+                self._post.received(self._core.at, link.peer, message)
+
+    def _items(self, link: Link, items: Iterable[bytes], *, flood: bool) -> None:
+        """News and offers: claims, questions and their answers."""
+        for encoded in items:
+            match decode_item(encoded):
+                case wire.RecordItem() as item:
+                    self._membership.record_item(item, link, flood=flood)
+                case wire.EntryItem() as item:
+                    self._membership.entry_item(item, link, flood=flood)
+                case wire.Question(subject=self.node_id) as question:
+                    self._joining.questioned(question)
+                case wire.Verdict(subject=self.node_id) as verdict:
+                    self._joining.buried(verdict)
+                case wire.Question() as question:
+                    self._monitoring.question(question, link)
+                case wire.Vouch() as vouch:
+                    self._monitoring.vouch(vouch, link)
+                case wire.Stall() as stall:
+                    self._monitoring.stall(stall, link)
+                case wire.Verdict() as verdict:
+                    self._monitoring.verdict(verdict, link, flood=flood)
+                case None:
+                    self._core.count("item_unknown")
+        self._lookup.changed()
+        self._joining.consider(link)
+
+    def _closed(self, link: Link, message: wire.CloseReason) -> None:
+        """The peer ends this link in order."""
+        core = self._core
+        link.was_closed = True
+        core.connections.close(link)
+        self._lost(link, orderly=True)
+        if link.peer is None and link.attempt is not None:
+            self._joining.rejected(link, message.reason[:64])
+        for occurrence in core.connections.after_end(link):
+            self._occurred(occurrence)
+
+    # --- timers -------------------------------------------------------------------------------
+
+    def _timer(self, kind: str, key: Hashable) -> None:
+        """One timer that is due; what it believed is checked by its desk."""
+        monitoring, joining = self._monitoring, self._joining
+        match kind, key:
+            case "beat", _:
+                monitoring.beat_all()
+                self._leading.stall_due()
+            case "silence", bytes(peer):
+                monitoring.silence_due(peer)
+            case "rings", _:
+                monitoring.follow_rings()
+            case "connect", bytes(peer):
+                monitoring.connect(peer, at_once=True)
+            case "check", bytes(peer):
+                monitoring.check(peer)
+            case "case", bytes(peer):
+                monitoring.case_due(peer)
+            case "probe", bytes(peer):
+                monitoring.probe_due(peer)
+            case "accuse", bytes(peer):
+                monitoring.accuse_due(peer)
+            case "suspicions", _:
+                monitoring.suspicions_due()
+            case "stalls", _:
+                monitoring.stalls_due()
+            case "sweep", _:
+                monitoring.sweep()
+            case "alone", _:
+                joining.alone_due()
+            case "lonely", _:
+                joining.lonely_due()
+            case "candidates", _:
+                joining.dial_candidates()
+            case "stagger", tuple(attempt):
+                joining.stagger_due(attempt)
+            case "heal", _:
+                joining.heal()
+            case "claim", _:
+                self._leading.settle([])
+            case "handshake", int(link):
+                self._handshake_due(link)
+            case "flush", int(link):
+                found = self._core.connections.links.get(link)
+                if found is not None:
+                    self._core.touch(found)
+            case "hearsay", _:
+                self._wake()
+            case "leave", _:
+                self._leave_when_drained()
+            case "housekeeping", _:
+                self._keep_house()
+            case _:
+                raise AssertionError(f"nobody handles the timer {kind!r}")
+
+    def _handshake_due(self, link: int) -> None:
+        """A handshake that takes too long, or a replaced link its dialler left open."""
+        found = self._core.connections.links.get(link)
+        if found is not None and found.phase is not Phase.UP:
+            for occurrence in self._core.connections.broken(found, "handshake timeout"):
+                self._occurred(occurrence)
+
+    def _keep_house(self) -> None:
+        core = self._core
+        core.timers.set("housekeeping", None, core.at.now + _HOUSEKEEPING)
+        core.view.expire(core.at.now)
+        self._lookup.changed()
+        for peer, link in tuple(core.links_up.items()):
+            used_at = max(link.said_at, link.heard_at)
+            if not link.is_ring and core.at.now - used_at > timing.LINK_IDLE_TIMEOUT:
+                core.connections.close(link, "idle")
+                del core.links_up[peer]
+                self._post.unlinked(core.at, peer)
+
+    # --- sleep ----------------------------------------------------------------------------------
+
+    def _notice_gap(self, at: Instant) -> None:
+        """Timers run every heartbeat: a larger gap means that this process did not.
+        After a short one nobody is accused for a while.  After one in which others
+        may have buried me, leadership is dropped until the view is confirmed."""
+        gap = at.now - self._ticked_at
+        self._ticked_at = at.now
+        interval = timing.PRESETS[self._core.config.preset].heartbeat_interval
+        if gap > interval + timing.LAG_TOLERANCE:
+            self._monitoring.lagged()
+        if gap > _SLEEP_AFTER and self._core.life is not None:
+            self._leading.suspend()
+            self._core.timers.set("hearsay", None, at.now + timing.HEARSAY_LATEST)
+            self._monitoring.slept()
+
+    def _awake(self) -> None:
+        """A live peer was heard after a sleep."""
+        if self._leading.is_suspended:
+            self._wake()
+
+    def _wake(self) -> None:
+        core = self._core
+        if self._leading.is_suspended:
+            core.timers.cancel("hearsay", None)
+            self._leading.is_suspended = False
+            self._membership.raise_incarnation(core.record.record.incarnation)
+            self._leading.settle([])
+
+    # --- leaving --------------------------------------------------------------------------------
+
+    def _leave_when_drained(self) -> None:
+        core = self._core
+        assert self._leaving_until is not None
+        if not self._post.is_drained and core.at.now < self._leaving_until:
+            core.timers.set("leave", None, core.at.now + 0.02)
+            return
+        self._joining.leave()
+        self._settle()
+        for link in tuple(core.connections.links.values()):
+            core.connections.close(link, "leaving")
+        core.links_up.clear()
+        core.act(Stop("left"))
+        self._is_stopped = True
+
+    # --- settling -------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Hand what changed to all who follow, until nothing changes any more."""
+        core = self._core
+        if self._membership.own_seen:
+            self._joining.own_came_back()
+        while core.changes:
+            changes, core.changes = core.changes, []
+            self._lookup.changed()
+            for change in changes:
+                self._monitoring.settle(change)
+                self._joining.settle(change)
+                for event in events_of(change, core.view, core.me):
+                    core.act(event)
+            self._leading.settle(changes)
+            nodes = {change.key for change in changes if isinstance(change.key, bytes)}
+            guests = {change.key for change in changes if isinstance(change.key, str)}
+            self._post.membership_changed(core.at, nodes, guests)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        """What the message plane wants done."""
+        core = self._core
+        for effect in self._post.drain():
+            match effect:
+                case SendTo(peer, message):
+                    link = core.links_up.get(peer)
+                    if link is not None:
+                        core.tell(link, message)
+                case NeedLink(peer):
+                    self._monitoring.connect(peer, at_once=True)
+                case Announce(entry):
+                    self._membership.announce(entry)
+                case _:
+                    core.act(effect)
+        if core.changes:
+            self._settle()

@@ -1,0 +1,104 @@
+"""Member events: what a change of the view is to people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from p2pmesh.protocol.core import Changed
+from p2pmesh.protocol.members import Change, Claim, Tombstone, View
+from p2pmesh.protocol.records import Record, SignedEntry, SignedRecord
+from p2pmesh.protocol.types import (
+    Event,
+    Evidence,
+    GuestEntry,
+    MemberFailed,
+    MemberJoined,
+    MemberLeft,
+    MemberUpdated,
+    NodeId,
+    State,
+)
+
+#: What may change in a record without an event: how often it was refuted or said.
+_SILENT = ("incarnation", "revision", "epoch")
+
+
+def who(record: Record) -> dict[str, Any]:
+    """The fields that name a node in a member event."""
+    return {
+        "instance_id": record.agent.instance_id if record.agent else record.id.hex(),
+        "node_id": record.id.hex(),
+        "name": record.name,
+        "kind": "node",
+    }
+
+
+def events_of(changed: Changed, view: View, me: NodeId) -> Iterator[Event]:
+    """The events of one change; my own joining is ``joined``, told elsewhere."""
+    if isinstance(changed.key, str):
+        held = view.guests.get(changed.key)
+        before = changed.before.entry if isinstance(changed.before, SignedEntry) else None
+        if held is not None:
+            yield from _guest_events(held.entry, before)
+    elif changed.key != me:
+        yield from _node_events(changed, view.nodes.get(changed.key))
+
+
+def _node_events(changed: Changed, claim: Claim | None) -> Iterator[Event]:
+    before = changed.before
+    match changed.change, claim:
+        case Change.JOINED, SignedRecord(record=record):
+            yield MemberJoined(**who(record))
+        case Change.UPDATED, SignedRecord(record=record):
+            if isinstance(before, SignedRecord) and _is_visible(before.record, record):
+                yield MemberUpdated(**who(record))
+        case Change.LEFT, SignedRecord(record=record):
+            if isinstance(before, SignedRecord) and before.record.state is State.ALIVE:
+                yield MemberLeft(**who(record))
+        case Change.FAILED, Tombstone(evidence=evidence, accusers=accusers):
+            if isinstance(before, SignedRecord):
+                yield MemberFailed(
+                    **who(before.record),
+                    evidence=_evidence(evidence),
+                    accusers=tuple(accuser.hex() for accuser in accusers),
+                )
+        case _:
+            pass
+
+
+def _is_visible(before: Record, after: Record) -> bool:
+    return any(
+        getattr(before, field) != getattr(after, field)
+        for field in Record.__struct_fields__
+        if field not in _SILENT
+    )
+
+
+def _evidence(text: str) -> Evidence:
+    """Others' word, and perhaps a later version's."""
+    return Evidence(text) if text in tuple(Evidence) else Evidence.UNREACHABLE
+
+
+def _guest_events(entry: GuestEntry, before: GuestEntry | None) -> Iterator[Event]:
+    fields: dict[str, Any] = {
+        "instance_id": entry.instance_id,
+        "node_id": entry.home.hex(),
+        "name": entry.instance_id,
+        "kind": "guest",
+    }
+    was = before.state if before is not None else None
+    if entry.state is State.ALIVE:
+        if was is not State.ALIVE:
+            yield MemberJoined(**fields)
+        elif before is not None and _visible(before) != _visible(entry):
+            yield MemberUpdated(**fields)
+    elif was is State.ALIVE:
+        if entry.state is State.LEFT:
+            yield MemberLeft(**fields)
+        else:
+            yield MemberFailed(**fields, evidence=Evidence.UNREACHABLE, accusers=())
+
+
+def _visible(entry: GuestEntry) -> tuple[object, ...]:
+    return entry.home, entry.hostname, entry.port, entry.capabilities, entry.profiles
