@@ -68,8 +68,8 @@ def read(body: bytes) -> Any:
         raise NotJson("the body is empty; it must be JSON")
     if body.startswith(b"\xef\xbb\xbf"):
         raise NotJson("the body starts with a byte order mark; send plain UTF-8")
-    if (depth := _nesting(body)) > _BODY_NESTING_MAX:
-        raise NotJson(f"nested {depth} levels deep; a value may have {NESTING_MAX}")
+    if _nesting(body) > _BODY_NESTING_MAX:
+        raise NotJson(f"a value is nested more than {NESTING_MAX} levels deep")
     try:
         value = _decode(body)
     except UnicodeDecodeError as error:
@@ -77,7 +77,8 @@ def read(body: bytes) -> Any:
     except RecursionError:  # the caller's own stack was nearly full
         raise NotJson("nested too deep") from None
     except msgspec.MsgspecError as error:
-        raise NotJson(f"the body is not JSON: {error}") from None
+        what = str(error).removeprefix("JSON is malformed: ")
+        raise NotJson(f"the body is not JSON: {what}") from None
     if (key := _repeated_key(body, value)) is not None:
         raise NotJson(f"the key {_clip(key)!r} is repeated in one object")
     if _LONG_NUMBER.search(body) and not _fits_64_bits(value):
@@ -100,9 +101,12 @@ def _nesting(body: bytes) -> int:
     if most <= _BODY_NESTING_MAX:
         return 0  # deep enough only if every bracket opened inside the one before
     brackets = _NOT_BRACKETS.sub(b"", body)
-    if brackets.count(b"[") + brackets.count(b"{") > CONTAINERS_MAX:
+    steps = brackets[: 2 * CONTAINERS_MAX].translate(_STEPS)
+    depth = max(map(sub, accumulate(steps), count(1)), default=0)
+    opened = brackets.count(b"[") + brackets.count(b"{")
+    if opened > CONTAINERS_MAX and depth <= _BODY_NESTING_MAX:
         raise TooManyValues(f"more than {CONTAINERS_MAX} arrays and objects in one body")
-    return max(map(sub, accumulate(brackets.translate(_STEPS)), count(1)), default=0)
+    return depth
 
 
 def _repeated_key(body: bytes, value: Any) -> str | None:

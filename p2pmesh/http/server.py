@@ -21,7 +21,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from p2pmesh import __version__
@@ -115,7 +115,10 @@ class RegistryServer:
             answer = Refusal(500, "an error in this node; its log says more").answer(path)
         if isinstance(answer, Stream):
             return await self._stream(answer.chunks, request)
-        return _response(answer)
+        response = _response(answer)
+        if _connection(request).is_broken:
+            response.force_close()
+        return response
 
     async def _answer(self, request: web.BaseRequest) -> Answer | Stream:
         call = guard.admit(request.method, request.raw_path, request.headers, self._house)
@@ -125,9 +128,7 @@ class RegistryServer:
             call.raw_body = await _read_body(request)
             call.body = guard.read_shape(await _read_value(call.raw_body), route.body)
         if route.is_abandonable:
-            connection = request.protocol
-            assert isinstance(connection, _Connection)
-            connection.abandonable = asyncio.current_task()
+            _connection(request).abandonable = asyncio.current_task()
         try:
             return await route.handler(call)
         except (MeshError, Conflict, Forbidden, Unavailable) as error:
@@ -181,6 +182,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the answer, which has not begun
+    connection = _connection(request)
+    connection.reads(request.content)
     body = bytearray()
     try:
         async for chunk in request.content.iter_any():
@@ -188,7 +191,11 @@ async def _read_body(request: web.BaseRequest) -> bytes:
             if len(body) > BODY_MAX:
                 raise guard.too_large()
     except RequestPayloadError:
-        raise Refusal(400, "the body's framing is broken") from None
+        connection.is_broken = True
+    finally:
+        connection.reads(None)
+    if connection.is_broken:
+        raise Refusal(400, "the body is not framed as HTTP asks")
     return bytes(body)
 
 
@@ -218,11 +225,29 @@ class _Connection(RequestHandler):
     """A client's connection: says what is no HTTP in our words, and cancels a
     handler that is only worth its answer when the client goes away."""
 
-    __slots__ = ("abandonable",)
+    __slots__ = ("abandonable", "body", "is_broken")
 
     def __init__(self, server: web.Server) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **_CONNECTION)
         self.abandonable: asyncio.Task[Any] | None = None
+        self.body: StreamReader | None = None  # that a handler is reading
+        self.is_broken = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._notice_broken_body()
+
+    def reads(self, body: StreamReader | None) -> None:
+        """A handler waits for the end of ``body``; None: no longer."""
+        self.body = body
+        self._notice_broken_body()
+
+    def _notice_broken_body(self) -> None:
+        # aiohttp never ends a body whose framing breaks off, and its reader would
+        # wait for ever.  What tells is a next message before the body's end.
+        if self.body is not None and self._messages and not self.body.is_eof():
+            self.is_broken = True
+            self.body.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         abandoned = self.abandonable
@@ -243,6 +268,12 @@ class _Connection(RequestHandler):
         response = _response(Answer(400, b"not an HTTP request\n", TEXT))
         response.force_close()
         return response
+
+
+def _connection(request: web.BaseRequest) -> _Connection:
+    connection = request.protocol
+    assert isinstance(connection, _Connection)
+    return connection
 
 
 class _Server(web.Server):
