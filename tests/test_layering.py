@@ -20,20 +20,37 @@ import p2pmesh
 
 SOURCES: Final = Path(p2pmesh.__file__).parents[1]
 
-#: The protocol from the bottom up.  A module imports only from layers below its
-#: own, so siblings never meet; one that is not named here is a part of the mesh.
-PROTOCOL: Final = (
-    {"limits", "timing"},
-    {"types"},
-    {"wire", "noise", "keys"},
-    {"frames", "records"},
-    {"session"},  # one link's bytes
-    {"members"},  # the view, which the parts read and change
-    {"*parts*"},
-    {"links"},  # one link's traffic, all of it
-    {"connections"},  # the links, and the dials that become links
-    {"mesh"},
-)
+#: The protocol in three stacks, each from the bottom up.  A module imports from
+#: layers below its own in its stack, so siblings never meet, and any values; the
+#: two planes meet only in ``mesh``, which imports them all.
+PROTOCOL: Final = {
+    "values": (
+        {"limits", "timing"},
+        {"types"},
+        {"wire", "noise", "keys", "stamps"},
+        {"frames", "records"},
+        {"session"},
+    ),
+    "membership": (
+        {"candidates", "detector", "dials", "leader", "members", "rings", "suspicion", "timers"},
+        {"gossip"},
+        {"links"},
+        {"connections"},
+        {"core"},  # what those above it share
+        {"membership", "reporting"},
+        {"monitoring"},
+        {"joining", "leading", "lookup"},
+    ),
+    "messages": (
+        {"directory", "envelopes", "window"},
+        {"dispatch", "streams"},
+        {"broadcast", "casttree", "guests", "intake", "mailbox", "outbox", "requests", "targets"},
+        {"home"},
+        {"guestdesk"},
+        {"postoffice"},
+    ),
+    "the door": ({"mesh"},),
+}
 #: Beside those, the protocol imports nothing that could read a clock, draw a
 #: random number, touch a file or a socket, wait, or log.
 PURE: Final = {
@@ -61,6 +78,14 @@ HOMES: Final = {
     "rich": ("p2pmesh.cli",),
     "uvloop": ("p2pmesh.cli",),
     "zeroconf": ("p2pmesh.transport.discovery",),
+}
+
+
+PLACES: Final = {
+    module: (stack, number)
+    for stack, layers in PROTOCOL.items()
+    for number, layer in enumerate(layers)
+    for module in layer
 }
 
 
@@ -134,10 +159,21 @@ def _objections_within_the_protocol(found: Import, top: str) -> Iterator[str]:
         return
     if not found.is_of("p2pmesh.protocol"):
         yield "the protocol imports nothing else of the package, errors aside"
-    elif (module := _protocol_module(found.imported)) and _layer(module) >= _layer(
-        _protocol_module(found.importer)
-    ):
-        yield f"{module} is not below it: imports point towards types"
+    elif module := _protocol_module(found.imported):
+        yield from _objections_to_the_layers(_protocol_module(found.importer), module)
+
+
+def _objections_to_the_layers(importer: str, imported: str) -> Iterator[str]:
+    unplaced = [module for module in (importer, imported) if module not in PLACES]
+    if unplaced:
+        yield f"{unplaced[0]} has no layer yet: give it one in PROTOCOL"
+        return
+    (stack, layer), (other_stack, other_layer) = PLACES[importer], PLACES[imported]
+    if other_stack == stack:
+        if other_layer >= layer:
+            yield f"{imported} is not below it: imports point towards types"
+    elif other_stack != "values" and stack != "the door":
+        yield f"the {stack} stack knows nothing of {imported}: they meet in mesh"
 
 
 def _objections_to_knowing_the_protocol(found: Import) -> Iterator[str]:
@@ -158,13 +194,6 @@ def _protocol_module(dotted: str) -> str:
     return dotted.split(".")[2] if dotted.count(".") >= 2 else ""
 
 
-def _layer(module: str) -> int:
-    for number, modules in enumerate(PROTOCOL):
-        if module in modules:
-            return number
-    return next(number for number, modules in enumerate(PROTOCOL) if "*parts*" in modules)
-
-
 def violations(sources: Path) -> list[str]:
     return [
         f"{found.where}: {found.importer} imports {found.imported}: {objection}"
@@ -177,6 +206,11 @@ def test_every_import_keeps_the_layering() -> None:
     assert not violations(SOURCES)
 
 
+def test_the_layers_name_the_protocol_s_modules_and_no_others() -> None:
+    modules = {path.stem for path in (SOURCES / "p2pmesh" / "protocol").glob("[!_]*.py")}
+    assert set(PLACES) == modules
+
+
 @pytest.mark.parametrize(
     ("module", "line", "objection"),
     [
@@ -186,10 +220,13 @@ def test_every_import_keeps_the_layering() -> None:
         ("protocol/rings.py", "import random as r\nr.shuffle([])", "no random.shuffle"),
         ("protocol/rings.py", "from random import choice", "no random.choice"),
         ("protocol/rings.py", "def f():\n    import os", "the protocol is pure: no os"),
-        ("protocol/rings.py", "from p2pmesh.protocol.stamps import x", "stamps is not below it"),
-        ("protocol/rings.py", "from .stamps import x", "stamps is not below it"),
-        ("protocol/rings.py", "from . import stamps", "stamps is not below it"),
-        ("protocol/rings.py", "from p2pmesh.protocol import mesh", "mesh is not below it"),
+        ("protocol/rings.py", "from p2pmesh.protocol.leader import x", "leader is not below it"),
+        ("protocol/rings.py", "from .leader import x", "leader is not below it"),
+        ("protocol/rings.py", "from . import leader", "leader is not below it"),
+        ("protocol/rings.py", "from p2pmesh.protocol import mesh", "knows nothing of mesh"),
+        ("protocol/rings.py", "from p2pmesh.protocol import streams", "they meet in mesh"),
+        ("protocol/wire.py", "from p2pmesh.protocol import rings", "knows nothing of rings"),
+        ("protocol/newest.py", "from p2pmesh.protocol import types", "has no layer yet"),
         ("protocol/types.py", "from p2pmesh.protocol import wire", "wire is not below it"),
         ("protocol/rings.py", "from p2pmesh import config", "nothing else of the package"),
         ("protocol/rings.py", "from nacl import bindings", "nacl is imported only by"),
@@ -226,7 +263,7 @@ def test_a_planted_violation_is_found(
         ("protocol/rings.py", "def pick(random: int): return random.to_bytes()"),
         ("protocol/rings.py", "from p2pmesh.protocol import limits, records, types, wire"),
         ("protocol/rings.py", "from p2pmesh.errors import ConfigError"),
-        ("protocol/mesh.py", "from p2pmesh.protocol import rings, stamps"),
+        ("protocol/mesh.py", "from p2pmesh.protocol import postoffice, rings, types"),
         ("protocol/records.py", "from nacl import bindings"),
         ("transport/tcp.py", "import asyncio, socket\nfrom p2pmesh.protocol.types import Dial"),
         ("http/v1.py", "import aiohttp\nfrom p2pmesh.protocol.types import Member"),
