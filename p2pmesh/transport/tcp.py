@@ -236,7 +236,9 @@ class TcpTransport:
 
     async def _make_link(self, sock: socket.socket, address: str, dial: int | None) -> None:
         try:
-            await self._loop.create_connection(lambda: _Link(self, sock, address, dial), sock=sock)
+            # Also for what we dialled: uvloop's create_connection takes the socket over
+            # late, and closes its number twice if `opened` aborts the link.
+            await self._loop.connect_accepted_socket(lambda: _Link(self, sock, address, dial), sock)
         except OSError as error:
             self._release(sock)
             if dial is None:

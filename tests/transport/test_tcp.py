@@ -251,6 +251,17 @@ async def test_a_close_waits_only_so_long_for_a_peer_that_does_not_read(ends, mo
     assert a.said.empty()
 
 
+async def test_a_link_may_be_refused_in_the_very_call_that_reports_it(ends):
+    a, b = ends(), ends()
+    address = await b.listen()
+    b.transport._opened = lambda link, address, dial: b.transport.abort(link)
+    a.transport.dial(1, address, GUARD)
+    link = await a.opened()
+    assert await a.next() == ("ended", link)
+    await until(lambda: not b.transport._links)
+    assert b.said.empty()
+
+
 async def test_abort_ends_the_link_for_the_peer_too(pair):
     a, link, b, there = pair
     a.transport.abort(link)
