@@ -8,7 +8,7 @@ MessagePack.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,14 @@ class Forbidden(Exception):
 
 class Unavailable(Exception):
     """The home of this instance did not answer in time; try again."""
+
+
+class EventStream(Protocol):
+    """Events as an async iterator that its reader closes."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+    async def __anext__(self) -> Event: ...
+    async def aclose(self) -> None: ...
 
 
 class Backend(Protocol):
@@ -124,11 +132,11 @@ class Backend(Protocol):
         AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
         ...
 
-    def subscribe(self, after: int | None = None) -> AsyncGenerator[Event, None]:
+    def subscribe(self, after: int | None = None) -> EventStream:
         """Events from now on, or those after ``seq`` that are still kept (1,000).
 
         ``seq`` rises by one.  An ``after`` that this run has not reached yet is
         of an earlier run: everything kept is told.  A ``Lost`` event has the
-        ``seq`` of the last one that it stands for.  The reader closes it.
+        ``seq`` of the last one that it stands for.
         """
         ...

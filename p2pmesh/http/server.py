@@ -152,12 +152,13 @@ class RegistryServer:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not upcoming.done():
-                    await response.write(COMMENT)
-                elif (chunk := upcoming.result()) is not None:
-                    upcoming = None
-                    await response.write(chunk)
-                else:
+                    if not self._stopping.done():
+                        await response.write(COMMENT)
+                    continue
+                chunk, upcoming = upcoming.result(), None
+                if chunk is None:
                     break
+                await response.write(chunk)
         finally:
             if upcoming is not None:
                 upcoming.cancel()

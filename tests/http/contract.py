@@ -14,9 +14,10 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -104,6 +105,33 @@ def eventually(holds: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
     return value
+
+
+def awaited(door: Connection, instance_id: str, count: int = 1, source: str = "") -> Any:
+    """The messages (of one source), once there are so many."""
+
+    def found() -> list[dict[str, Any]] | None:
+        listed = messages(door, instance_id)
+        wanted = [each for each in listed if source in ("", each["source_instance"])]
+        return wanted if len(wanted) == count else None
+
+    if count == 0:
+        return found()
+    return eventually(found, f"not {count} messages for {instance_id}")
+
+
+def all_list(doors: Iterable[Connection], *ids: str) -> None:
+    """Waits until each door lists these instances."""
+    for door in doors:
+        eventually(partial(_lists, door, ids), f"{door.address} does not list {ids}")
+
+
+def _lists(door: Connection, ids: Iterable[str]) -> bool:
+    return set(ids) <= set(instances(door))
+
+
+def _lists_not(door: Connection, instance_id: str) -> bool:
+    return instance_id not in instances(door)
 
 
 def assert_refused(reply: Reply, status: int) -> None:
@@ -444,7 +472,7 @@ class Contract:
             assert UUID7.fullmatch(reply.json["message_id"])
             assert reply.json["status"] == "queued"
             assert reply.json["delivered_to"] == [me]
-            (message,) = eventually(lambda: messages(door, me), "not listed")
+            (message,) = awaited(door, me)
             assert list(message) == MESSAGE_FIELDS
             assert TIME.fullmatch(message.pop("created_at"))
             assert message == {
@@ -461,7 +489,7 @@ class Contract:
             me = register(door)
             body = {"message_type": "Query", "payload": None, "target_instance": me}
             assert door.ask(post(f"/messages/send/{fresh()}", body)).status == 200
-            (message,) = eventually(lambda: messages(door, me), "not listed")
+            (message,) = awaited(door, me)
             assert message["payload"] is None
             assert message["correlation_id"] is None
 
@@ -492,7 +520,7 @@ class Contract:
         with doors.open() as door:
             me = register(door)
             assert door.ask(send(fresh(), me, message_type=said)).status == 200
-            (message,) = eventually(lambda: messages(door, me), "not listed")
+            (message,) = awaited(door, me)
             assert message["message_type"] == read
 
     @pytest.mark.parametrize(("said", "status"), WRONG_TYPES.values(), ids=WRONG_TYPES)
@@ -512,7 +540,7 @@ class Contract:
             body = b'{"target_instance":"%b","message_type":"Query","payload":%b}'
             request = post(f"/messages/send/{fresh()}", body % (me.encode(), payload))
             assert door.ask(request).status == 200
-            (message,) = eventually(lambda: messages(door, me), "not listed")
+            (message,) = awaited(door, me)
             assert message["payload"] == json.loads(payload)
             assert type(message["payload"]) is type(json.loads(payload))
 
@@ -545,11 +573,10 @@ class Contract:
             assert {one, two, *doors.agents} <= set(reply.json["delivered_to"])
             assert source not in reply.json["delivered_to"]
             for each in (one, two):
-                mine = eventually(lambda each=each: messages(door, each), "no copy")
-                (message,) = [m for m in mine if m["source_instance"] == source]
+                (message,) = awaited(door, each, source=source)
                 assert message["target_instance"] is None
                 assert message["message_id"] == reply.json["message_id"]
-            assert not [m for m in messages(door, source) if m["source_instance"] == source]
+            assert awaited(door, source, 0, source) == []
             late = register(door)
             assert messages(door, late) == []
 
@@ -575,9 +602,7 @@ class Contract:
             for n in range(20):
                 assert door.ask(send(source, me, n)).status == 200
             for _ in range(2):
-                listed = eventually(
-                    lambda: len(found := messages(door, me)) == 20 and found, "not listed"
-                )
+                listed = awaited(door, me, 20)
                 assert [message["payload"] for message in listed] == list(range(20))
 
     def test_an_unknown_instance_has_no_messages(self, doors: Doors) -> None:
@@ -590,14 +615,12 @@ class Contract:
         with doors.open() as door:
             me = register(door)
             sent = [door.ask(send(fresh(), me, n)).json["message_id"] for n in range(3)]
-            eventually(lambda: len(messages(door, me)) == 3, "not listed")
+            awaited(door, me, 3)
             body = {"message_ids": [sent[0], sent[2]]}
             reply = door.ask(post(path.replace("{id}", me), body))
             assert (reply.status, reply.body) == (204, b"")
-            left = eventually(
-                lambda: len(found := messages(door, me)) == 1 and found, "not acknowledged"
-            )
-            assert left[0]["message_id"] == sent[1]
+            (left,) = awaited(door, me)
+            assert left["message_id"] == sent[1]
 
     @pytest.mark.parametrize("path", ["/messages/ack/{id}", "/messages/{id}/ack"])
     def test_acknowledging_is_always_204(self, doors: Doors, path: str) -> None:
@@ -612,7 +635,7 @@ class Contract:
         with doors.open() as door:
             me, other = register(door), register(door)
             message_id = door.ask(send(fresh(), me)).json["message_id"]
-            eventually(lambda: messages(door, me), "not listed")
+            awaited(door, me)
             stolen = post(f"/messages/ack/{other}", {"message_ids": [message_id]})
             assert door.ask(stolen).status == 204
             assert [m["message_id"] for m in messages(door, me)] == [message_id]
@@ -632,7 +655,7 @@ class Contract:
             me, source = register(door), fresh("source")
             for n in range(1000):
                 assert door.ask(send(source, me, n)).status == 200
-            eventually(lambda: len(messages(door, me)) == 1000, "not listed")
+            awaited(door, me, 1000)
             reply = door.ask(send(source, me, 1000))
             assert_refused(reply, 429)
             assert int(reply.headers["retry-after"]) > 0
@@ -645,15 +668,11 @@ class Contract:
             me, source = register(door), fresh("source")
             for n in range(5):
                 assert door.ask(send(source, me, f"{n}" + "x" * 2_000_000)).status == 200
-            listed = eventually(
-                lambda: len(found := messages(door, me)) == 4 and found, "not listed"
-            )
+            listed = awaited(door, me, 4)
             assert [message["payload"][0] for message in listed] == ["0", "1", "2", "3"]
             ids = [message["message_id"] for message in listed]
             assert door.ask(post(f"/messages/ack/{me}", {"message_ids": ids})).status == 204
-            (last,) = eventually(
-                lambda: len(found := messages(door, me)) == 1 and found, "not acknowledged"
-            )
+            (last,) = awaited(door, me)
             assert last["payload"][0] == "4"
 
     def test_a_repeated_idempotency_key_is_one_message(self, doors: Doors) -> None:
@@ -664,7 +683,7 @@ class Contract:
             first, second = door.ask(request), door.ask(request)
             assert (first.status, second.status) == (200, 200)
             assert first.body == second.body
-            eventually(lambda: messages(door, me), "not listed")
+            awaited(door, me)
             assert len(messages(door, me)) == 1
             other = post(
                 f"/messages/send/{source}", body | {"payload": 2}, f"idempotency-key: {key}"
@@ -791,7 +810,7 @@ class Contract:
             reply = door.ask(post(f"/registry/heartbeat/{path}", {"status": "healthy"}))
             assert reply.json["acknowledged"] is True
             assert door.ask(send(path.lower(), me, path)).status == 200
-            (message,) = eventually(lambda: messages(door, path), "not listed")
+            (message,) = awaited(door, path)
             assert message["source_instance"] == me
             ids = {"message_ids": [message["message_id"]]}
             assert door.ask(post(f"/messages/{path}/ack", ids)).status == 204
@@ -813,7 +832,7 @@ class Contract:
         with doors.open() as door:
             ack, sender = register(door, "ack"), register(door, "send")
             ids = [door.ask(send(fresh(), ack)).json["message_id"] for _ in range(2)]
-            eventually(lambda: len(messages(door, ack)) == 2, "not listed")
+            awaited(door, ack, 2)
             # /messages/ack/ack is the first form of the two, for the instance "ack".
             for message_id, path in zip(ids, ("/messages/ack/ack",) * 2, strict=True):
                 assert door.ask(post(path, {"message_ids": [message_id]})).status == 204
@@ -821,7 +840,7 @@ class Contract:
             # /messages/send/ack is a send by "ack", not an acknowledgement of "send".
             reply = door.ask(post("/messages/send/ack", MESSAGE | {"target_instance": sender}))
             assert reply.json["delivered_to"] == [sender]
-            (message,) = eventually(lambda: messages(door, sender), "not listed")
+            (message,) = awaited(door, sender)
             assert message["source_instance"] == "ack"
             assert_refused(door.ask(get("/messages/send/ack")), 405)
 
@@ -955,29 +974,23 @@ class Contract:
     def test_a_guest_of_one_node_is_served_by_every_other(self, doors: Doors) -> None:
         with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
             me, source = register(a), register(c)
-            eventually(lambda: me in instances(b), "not listed at B")
-            eventually(lambda: me in instances(c), "not listed at C")
+            all_list((b, c), me, source)
             assert instances(b)[me]["created_at"] == instances(a)[me]["created_at"]
             sent = [c.ask(send(source, me, n)).json for n in range(3)]
             assert all(each["delivered_to"] == [me] for each in sent)
-            listed = eventually(
-                lambda: len(found := messages(b, me)) == 3 and found, "not read through B"
-            )
+            listed = awaited(b, me, 3)
             assert [message["payload"] for message in listed] == [0, 1, 2]
             ids = {"message_ids": [message["message_id"] for message in listed[:2]]}
             assert b.ask(post(f"/messages/ack/{me}", ids)).status == 204
             for door in (a, b, c):
-                (left,) = eventually(
-                    lambda door=door: len(found := messages(door, me)) == 1 and found,
-                    "not acknowledged everywhere",
-                )
+                (left,) = awaited(door, me)
                 assert left["payload"] == 2
             beat = c.ask(post(f"/registry/heartbeat/{me}", {"status": "via C"}))
             assert beat.json["acknowledged"] is True
             eventually(lambda: instances(a)[me]["status"] == "via C", "heartbeat not at A")
             assert b.ask(get(f"/registry/deregister/{me}", method="DELETE")).status == 204
             for door in (a, b, c):
-                eventually(lambda door=door: me not in instances(door), "still listed")
+                eventually(partial(_lists_not, door, me), "still listed")
 
     def test_every_node_names_the_same_leader(self, doors: Doors) -> None:
         with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
@@ -992,20 +1005,12 @@ class Contract:
     def test_a_broadcast_through_one_node_reaches_the_guests_of_all(self, doors: Doors) -> None:
         with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
             at_a, at_b, at_c = register(a), register(b), register(c)
-            for door in (a, b, c):
-                eventually(
-                    lambda door=door: {at_a, at_b, at_c} <= set(instances(door)), "not listed"
-                )
+            all_list((a, b, c), at_a, at_b, at_c)
             reply = b.ask(send(at_a, None, "hello"))
             assert {at_b, at_c, *doors.agents} <= set(reply.json["delivered_to"])
             for door, guest in ((a, at_b), (b, at_c)):
-                eventually(
-                    lambda door=door, guest=guest: [
-                        m for m in messages(door, guest) if m["source_instance"] == at_a
-                    ],
-                    "no copy",
-                )
-            assert not [m for m in messages(c, at_a) if m["source_instance"] == at_a]
+                awaited(door, guest, source=at_a)
+            assert awaited(c, at_a, 0, at_a) == []
 
 
 def chunked(path: str, body: bytes) -> bytes:

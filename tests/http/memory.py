@@ -261,7 +261,8 @@ class MemoryNode:
                 _uuid7(), target, source, "Response", handler(payload), _uuid7(), _now()
             )
         sent = await self.post(source, target, type, payload, correlation_id)
-        answer = self.memory.waiting[sent.message_id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[RegistryMessage] = asyncio.get_running_loop().create_future()
+        self.memory.waiting[sent.message_id] = answer
         try:
             async with asyncio.timeout(timeout):
                 return await answer
