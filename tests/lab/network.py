@@ -140,6 +140,8 @@ class Host:
         namespace.ip(f"addr add {self.address}/24 dev eth0")
         namespace.ip(f"link set eth0 address 02:00:00:00:00:{number:02x} up")
         namespace.ip(f"route add default via {_GATEWAY}")
+        # Packets leave one by one, as long as the network's, so that each is lost for itself.
+        namespace.ip("link set eth0 gso_max_segs 1")
 
     def __repr__(self) -> str:
         return f"Host({self.address})"
@@ -211,8 +213,7 @@ class Host:
 
 def table(family: str, **chains: list[str]) -> str:
     """One nftables table, instead of the one that was there before."""
-    return (
-        f"add table {family} lab\ndelete table {family} lab\ntable {family} lab {{\n"
-        + "".join(f"chain {name} {{\n{chr(10).join(rules)}\n}}\n" for name, rules in chains.items())
-        + "}\n"
-    )
+    lines = [f"add table {family} lab", f"delete table {family} lab", f"table {family} lab {{"]
+    for name, rules in chains.items():
+        lines += [f"chain {name} {{", *rules, "}"]
+    return "\n".join([*lines, "}", ""])
