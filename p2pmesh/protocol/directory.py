@@ -8,7 +8,7 @@ no copy: it is told *that* something changed (``PostOffice.membership_changed``,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from p2pmesh.protocol.types import GuestEntry, Instance, Life, NodeId
 
@@ -63,3 +63,13 @@ class Directory(Protocol):
     def highest(self) -> Life:
         """The highest stamp known."""
         ...
+
+
+def is_live(instance: Instance | None) -> TypeGuard[Instance]:
+    return instance is not None and instance.state in ("alive", "suspect")
+
+
+def is_gone_for_good(instance: Instance) -> bool:
+    """It left, and its identity does not come back: a guest that deregistered, an
+    agent without a data dir."""
+    return instance.state == "left" and (instance.kind == "guest" or not instance.persistent)

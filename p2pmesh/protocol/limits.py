@@ -62,3 +62,4 @@ RANGES_MAX: Final = 1024  # in one message
 RELAYS_MAX: Final = 1100
 STREAM_ENDS_MAX: Final = 1000  # remembered reasons of one stream, beyond plain "done"
 REASON_MAX: Final = 1024
+CAST_STREAMS_MAX: Final = 2 * MEMBERS_MAX  # roots' streams whose windows are kept

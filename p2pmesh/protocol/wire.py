@@ -214,6 +214,7 @@ class Unsure(Message, frozen=True, array_like=True, tag=63):
     """Which of these, stored with you, have ended?  Answered with Done (and with
     a Receipt, if they are not stored).  The first thing said on a new link."""
 
+    origin: NodeId  # whose stream it is: the sender's, unless it hands over
     stream: bytes
     recipient: str
     stored: Ranges
@@ -288,7 +289,7 @@ class Call(Message, frozen=True, array_like=True, tag=70):
 
 class CallResult(Message, frozen=True, array_like=True, tag=71):
     call: int
-    status: str  # as types.CallEnded
+    status: str  # as types.CallEnded, or "elsewhere": not at this node
     body: bytes = b""  # of "read": Letters
 
 

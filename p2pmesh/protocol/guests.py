@@ -1,0 +1,213 @@
+"""Guests: agents without a node, registered at this one, their *home*.
+
+    register ─► alive ──silent GUEST_TIMEOUT──► failed ──GUEST_FORGOTTEN_AFTER──► left
+                  ▲                               │
+                  └── register, or a heartbeat ◄──┘  (within GUEST_REVIVAL)
+
+An instance id has one home: the highest (term, home id).  Registering an id that
+is new or had left, and adopting one whose home is gone, write a term above every
+one seen.  The stamp and ``created_at`` of the first registration stay until it
+leaves, whoever adopts it; so does its seniority.  Only the home writes the entry:
+each change is a new revision, for the caller to announce.
+
+Silence is elapsed time, swept every GUEST_SWEEP.  Not here: mailboxes, and calls
+about guests of other homes (``guestdesk``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol.records import is_instance_id
+from p2pmesh.protocol.streams import NEVER
+from p2pmesh.protocol.types import GuestEntry, Instant, Life, NodeId, State
+from p2pmesh.protocol.wire import RegisterBody
+
+
+class Guest:
+    """One guest of this home."""
+
+    __slots__ = ("entry", "failed_at", "heard_at", "metrics", "status")
+
+    def __init__(self, entry: GuestEntry, now: float) -> None:
+        self.entry = entry
+        self.heard_at = now
+        self.failed_at: float | None = None
+        self.status: str | None = None  # its own word, with its heartbeat
+        self.metrics: bytes | None = None
+
+
+def is_registrable(instance_id: str, body: RegisterBody) -> bool:
+    """Are these fields in range, and will an entry of them fit?"""
+    return (
+        is_instance_id(instance_id)
+        and len(body.hostname) <= 255
+        and 0 <= body.port <= 65_535
+        and _are_labels(body.capabilities)
+        and _are_labels(body.profiles)
+        and len(msgspec.msgpack.encode(body)) + 3 * limits.INSTANCE_ID_MAX <= limits.ENTRY_MAX
+    )
+
+
+def _are_labels(labels: tuple[str, ...]) -> bool:
+    return len(labels) <= limits.LABELS_MAX and all(
+        0 < len(label.encode("utf-8", "replace")) <= limits.LABEL_MAX for label in labels
+    )
+
+
+class Guests:
+    """The guests of this home.  Methods return the entry to announce, if any."""
+
+    def __init__(self, me: NodeId) -> None:
+        self.next_at = NEVER
+        self._me = me
+        self._guests: dict[str, Guest] = {}
+
+    def __contains__(self, instance_id: str) -> bool:
+        return instance_id in self._guests
+
+    def __iter__(self) -> Iterator[Guest]:
+        return iter(self._guests.values())
+
+    def get(self, instance_id: str) -> Guest | None:
+        return self._guests.get(instance_id)
+
+    def is_full(self) -> bool:
+        return len(self._guests) >= limits.GUESTS_MAX
+
+    # --- registered, adopted, heard -------------------------------------------------
+
+    def register(
+        self,
+        at: Instant,
+        instance_id: str,
+        body: RegisterBody,
+        *,
+        life: Life,
+        known: GuestEntry | None,
+        stamp: Life,
+    ) -> GuestEntry | None:
+        """Registered here, again or for the first time.
+
+        ``life``: mine.  ``known``: the highest entry of this id, another home's
+        included.  ``stamp``: its own life, if it has none to keep.
+        """
+        guest = self._guests.get(instance_id)
+        if guest is not None:
+            entry = guest.entry
+            self._hear(at, guest)
+            if entry.state is State.ALIVE and body == _body(entry):
+                return None
+            return self._revise(guest, state=State.ALIVE, **msgspec.structs.asdict(body))
+        keeps = known is not None and known.state is not State.LEFT
+        entry = GuestEntry(
+            instance_id=instance_id,
+            life=known.life if known is not None and keeps else stamp,
+            home=self._me,
+            home_life=life,
+            term=known.term + 1 if known is not None else 1,
+            revision=0,
+            state=State.ALIVE,
+            hostname=body.hostname,
+            port=body.port,
+            capabilities=body.capabilities,
+            profiles=body.profiles,
+            created_at=known.created_at if known is not None and keeps else at.wall * 1000,
+        )
+        return self._take_in(at, entry)
+
+    def adopt(self, at: Instant, known: GuestEntry, life: Life) -> GuestEntry:
+        """Its home is gone, or does not answer: it lives here from now on."""
+        return self._take_in(
+            at,
+            msgspec.structs.replace(
+                known,
+                home=self._me,
+                home_life=life,
+                term=known.term + 1,
+                revision=0,
+                state=State.ALIVE,
+            ),
+        )
+
+    def _take_in(self, at: Instant, entry: GuestEntry) -> GuestEntry:
+        self._guests[entry.instance_id] = Guest(entry, at.now)
+        self.next_at = min(self.next_at, at.now + timing.GUEST_SWEEP)
+        return entry
+
+    def can_revive(self, at: Instant, instance_id: str) -> bool:
+        """Would a heartbeat count?  (A registration always does.)"""
+        failed_at = self._guests[instance_id].failed_at
+        return failed_at is None or at.now - failed_at < timing.GUEST_REVIVAL
+
+    def beat(
+        self, at: Instant, instance_id: str, status: str, metrics: bytes | None
+    ) -> GuestEntry | None:
+        guest = self._guests[instance_id]
+        self._hear(at, guest)
+        guest.status = status
+        guest.metrics = metrics
+        if guest.entry.state is State.ALIVE:
+            return None
+        return self._revise(guest, state=State.ALIVE)
+
+    def _hear(self, at: Instant, guest: Guest) -> None:
+        guest.heard_at = at.now
+        guest.failed_at = None
+
+    def _revise(self, guest: Guest, **changes: object) -> GuestEntry:
+        guest.entry = msgspec.structs.replace(
+            guest.entry, revision=guest.entry.revision + 1, **changes
+        )
+        return guest.entry
+
+    # --- gone -----------------------------------------------------------------------
+
+    def leave(self, instance_id: str) -> GuestEntry:
+        """It deregistered: its entry is a tombstone now."""
+        guest = self._guests.pop(instance_id)
+        return self._revise(guest, state=State.LEFT)
+
+    def is_outbid(self, entry: GuestEntry | None, instance_id: str) -> bool:
+        """Does this entry say that another home has it now?"""
+        guest = self._guests.get(instance_id)
+        return (
+            guest is not None
+            and entry is not None
+            and (entry.term, entry.home) > (guest.entry.term, self._me)
+        )
+
+    def drop(self, instance_id: str) -> None:
+        """Another home has it."""
+        del self._guests[instance_id]
+
+    def relive(self, life: Life) -> list[GuestEntry]:
+        """My life is another: entries of the old one are void."""
+        return [
+            self._revise(guest, home_life=life)
+            for guest in self._guests.values()
+            if guest.entry.home_life != life
+        ]
+
+    def sweep(self, at: Instant) -> list[GuestEntry]:
+        """Who has been silent too long: failed entries, and at last left ones
+        (no longer held here)."""
+        if at.now < self.next_at:
+            return []
+        changed: list[GuestEntry] = []
+        for instance_id, guest in list(self._guests.items()):
+            if guest.failed_at is None:
+                if at.now - guest.heard_at >= timing.GUEST_TIMEOUT:
+                    guest.failed_at = at.now
+                    changed.append(self._revise(guest, state=State.FAILED))
+            elif at.now - guest.failed_at >= timing.GUEST_FORGOTTEN_AFTER:
+                changed.append(self.leave(instance_id))
+        self.next_at = at.now + timing.GUEST_SWEEP if self._guests else NEVER
+        return changed
+
+
+def _body(entry: GuestEntry) -> RegisterBody:
+    return RegisterBody(entry.hostname, entry.port, entry.capabilities, entry.profiles)

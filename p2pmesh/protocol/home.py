@@ -1,0 +1,310 @@
+"""A home: messages from the intake into the mailboxes of its instances, and out.
+
+    Post, Handed ─► intake ─► mailbox ─► MessageArrived … completed    (own agent)
+    Cast ────────────────────► mailbox ─► read … acknowledged          (guests)
+    Ask to a guest ──────────► mailbox
+
+Whatever ends in a mailbox ends in the streams that brought it.  A Response that
+answers a waiting request of this node is handed over on arrival and never lies in
+a mailbox.  When a guest moved to another home, what it had not finished is taken
+out, stream by stream, to be handed over.
+
+Not here: who is a guest of this home (``guests``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from p2pmesh.protocol import wire
+from p2pmesh.protocol.directory import Directory, is_live
+from p2pmesh.protocol.dispatch import Dispatch
+from p2pmesh.protocol.envelopes import Account, are_sound, held_in, is_sound, seconds_left
+from p2pmesh.protocol.intake import Intake
+from p2pmesh.protocol.mailbox import Letter, Mailbox, Mailboxes
+from p2pmesh.protocol.requests import Asking
+from p2pmesh.protocol.streams import InStream, Item, Verdict
+from p2pmesh.protocol.types import (
+    Envelope,
+    Instant,
+    Life,
+    MessageArrived,
+    MessageDead,
+    MessageExpired,
+    MessageWithdrawn,
+    NodeId,
+)
+
+
+class HandOver(NamedTuple):
+    """What a former home still holds of one stream (of none: broadcasts)."""
+
+    origin: NodeId
+    stream: bytes | None
+    watermark: int
+    copies: list[tuple[int, Item]]
+
+
+class Home:
+    """The mailboxes of this node and what fills and empties them."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        dispatch: Dispatch,
+        account: Account,
+        counters: Counter[str],
+        asking: Asking,
+        agent: str | None,
+    ) -> None:
+        self.is_leaving = False
+        self.intake = Intake(directory, dispatch, counters)
+        self.mailboxes = Mailboxes(account)
+        self._directory = directory
+        self._dispatch = dispatch
+        self._counters = counters
+        self._asking = asking
+        if agent is not None:
+            self.mailboxes.open(agent, is_agent=True)
+
+    @property
+    def next_at(self) -> float:
+        return min(self.intake.next_at, self.mailboxes.next_at)
+
+    # --- in: messages of streams ------------------------------------------------------
+
+    def post(self, at: Instant, peer: NodeId, message: wire.Post) -> None:
+        envelope = message.envelope
+        recipient = message.recipient or envelope.target
+        if recipient is None:
+            self._counters["post_malformed"] += 1
+            return
+        found = self._stream(at, peer, peer, message.stream, recipient)
+        if found is not None:
+            self._take(at, *found, message.prev, message.seq, message.ttl, envelope)
+
+    def handed(self, at: Instant, peer: NodeId, message: wire.Handed) -> None:
+        """A former home of a guest of mine gives what it held."""
+        found = self._stream(at, peer, message.origin, message.stream, message.recipient)
+        if found is None or not are_sound(message.held):
+            return
+        stream, box = found
+        seq = message.seq
+        self._take(at, stream, box, message.prev, seq, message.ttl, message.envelope)
+        if (message.held or message.envelope is None) and stream.watermark >= seq:
+            ended = stream.open - set(held_in(message.held, sorted(stream.open)))
+            for letter in list(box.letters.values()):
+                if any(of is stream and n <= seq and n in ended for of, n in letter.places):
+                    self._finish(box, letter, "done")
+
+    def _stream(
+        self, at: Instant, peer: NodeId, origin: NodeId, stream_id: bytes, recipient: str
+    ) -> tuple[InStream, Mailbox] | None:
+        box = self.mailboxes.get(recipient)
+        if box is None or (self.is_leaving and box.is_agent):
+            self.intake.not_here(peer, stream_id)
+            return None
+        stream = self.intake.stream(at, peer, origin, stream_id, recipient)
+        return None if stream is None else (stream, box)
+
+    def _take(
+        self,
+        at: Instant,
+        stream: InStream,
+        box: Mailbox,
+        prev: int,
+        seq: int,
+        ttl: int,
+        envelope: Envelope | None,
+    ) -> None:
+        match stream.judge(prev, seq):
+            case Verdict.NEXT:
+                self._deliver(at, stream, box, seq, ttl, envelope)
+            case Verdict.AGAIN:
+                self.intake.again(stream)
+            case Verdict.GAP:
+                self.intake.gap(stream)
+            case Verdict.MALFORMED:
+                self._counters["post_malformed"] += 1
+
+    def _deliver(
+        self,
+        at: Instant,
+        stream: InStream,
+        box: Mailbox,
+        seq: int,
+        ttl: int,
+        envelope: Envelope | None,
+    ) -> None:
+        """The next of its stream: into the mailbox, unless it is over at once."""
+        intake = self.intake
+        if envelope is None:  # the end of a hand-over
+            intake.store(stream, seq)
+            stream.open.discard(seq)
+        elif not is_sound(envelope):
+            self._counters["envelope_malformed"] += 1
+            intake.store(stream, seq)
+            intake.end(stream, seq, "dead", "malformed")
+        elif ttl <= 0:
+            intake.store(stream, seq)
+            intake.end(stream, seq, "expired", "its time to live is over")
+        elif envelope.type == "Response" and self._asking.responded(envelope, stream.origin):
+            intake.store(stream, seq)
+            intake.end(stream, seq, "done", "")
+        elif (known := box.letters.get(envelope.message_id)) is not None:
+            known.places += ((stream, seq),)  # it came another way before
+            intake.store(stream, seq)
+        else:
+            origin = stream.origin
+            is_shared = origin == self._dispatch.me
+            letter = Letter(envelope, origin, at.now + seconds_left(ttl), is_shared=is_shared)
+            letter.places = ((stream, seq),)
+            if self._put(box, letter):
+                intake.store(stream, seq)
+            else:
+                intake.full(stream)
+
+    def _put(self, box: Mailbox, letter: Letter) -> bool:
+        if not self.mailboxes.put(box, letter):
+            return False
+        if box.is_agent:
+            self._dispatch.effects.append(
+                MessageArrived(letter.envelope, letter.via, letter.attempt)
+            )
+        return True
+
+    # --- in: broadcasts and queries ---------------------------------------------------
+
+    def cast(
+        self, envelope: Envelope, via: NodeId, deadline: float, born_below: Life
+    ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+        """A copy for each instance here that was alive when it was sent: the ids of
+        those that took it, and of those that could not, with the reason."""
+        delivered: list[str] = []
+        refused: list[tuple[str, str]] = []
+        for box in self.mailboxes.all():
+            instance_id = box.instance_id
+            instance = self._directory.instance(instance_id)
+            if (
+                instance_id == envelope.source
+                or (box.is_agent and self.is_leaving)
+                or not is_live(instance)
+                or instance.life > born_below
+            ):
+                continue
+            if envelope.message_id in box.letters or self._put(
+                box, Letter(envelope, via, deadline)
+            ):
+                delivered.append(instance_id)
+            else:
+                self._counters["cast_mailbox_full"] += 1
+                refused.append((instance_id, "mailbox full"))
+                self._dispatch.effects.append(
+                    MessageDead(
+                        message_id=envelope.message_id, recipient=instance_id, reason="mailbox full"
+                    )
+                )
+        return tuple(delivered), tuple(refused)
+
+    def query(self, box: Mailbox, envelope: Envelope, via: NodeId, deadline: float) -> bool:
+        """A request to a guest lies in its mailbox until it is answered.  False: full."""
+        return self._put(box, Letter(envelope, via, deadline, is_query=True))
+
+    # --- out --------------------------------------------------------------------------
+
+    def completed(self, at: Instant, message_id: str, ok: bool, reason: str) -> None:
+        """A handler of the own agent ended."""
+        box = self.mailboxes.agent
+        letter = box.letters.get(message_id) if box is not None else None
+        if box is None or letter is None:
+            return
+        if ok:
+            self._finish(box, letter, "done")
+        elif not self.mailboxes.failed(at, letter):
+            self._counters["message_dead"] += 1
+            self._finish(box, letter, "dead", reason)
+
+    def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None:
+        """An instance has finished with these."""
+        box = self.mailboxes.get(instance_id)
+        for message_id in message_ids if box is not None else ():
+            letter = box.letters.get(message_id) if box is not None else None
+            if box is None or letter is None:
+                continue
+            self._finish(box, letter, "done")
+            if box.is_agent:
+                self._dispatch.effects.append(MessageWithdrawn(message_id))
+
+    def withdraw(self, instance_id: str, message_id: str) -> None:
+        """A query that nobody waits for any more."""
+        box = self.mailboxes.get(instance_id)
+        letter = box.letters.get(message_id) if box is not None else None
+        if box is not None and letter is not None and letter.is_query:
+            self._finish(box, letter, "done")
+
+    def _finish(self, box: Mailbox, letter: Letter, state: str, reason: str = "") -> None:
+        """It is over: out of the mailbox, and its streams say so."""
+        box.take(letter.message_id)
+        self._over(box.instance_id, letter, state, reason)
+        if self.intake.is_hungry(box.instance_id) and box.has_room_again():
+            self.intake.feed(box.instance_id)
+
+    def _over(self, instance_id: str, letter: Letter, state: str, reason: str) -> None:
+        for stream, seq in letter.places:
+            self.intake.end(stream, seq, state, reason)
+        if state == "done" or letter.is_query:
+            return
+        if letter.via == self._dispatch.me and letter.places:
+            return  # accepted here: its MessageMoved says it
+        self._dispatch.effects.append(
+            MessageExpired(message_id=letter.message_id, recipient=instance_id)
+            if state == "expired"
+            else MessageDead(message_id=letter.message_id, recipient=instance_id, reason=reason)
+        )
+
+    def close(self, instance_id: str) -> None:
+        """The instance left: what it had not finished is dead."""
+        for letter in self.mailboxes.close(instance_id):
+            self._over(instance_id, letter, "dead", "left")
+
+    def move_out(self, at: Instant, instance_id: str) -> list[HandOver]:
+        """The instance lives elsewhere: what it had not finished goes there.
+
+        What this node itself accepted is in its outbox anyway.
+        """
+        self.intake.flush(at)
+        copies: dict[InStream, list[tuple[int, Item]]] = {}
+        loose: dict[NodeId, list[tuple[int, Item]]] = {}
+        for letter in self.mailboxes.close(instance_id):
+            for stream, seq in letter.places:
+                item = Item(letter.envelope, instance_id, letter.deadline)
+                copies.setdefault(stream, []).append((seq, item))
+            if not letter.places and not letter.is_query:
+                of_root = loose.setdefault(letter.via, [])
+                item = Item(letter.envelope, instance_id, letter.deadline)
+                of_root.append((len(of_root) + 1, item))
+        overs = [HandOver(root, None, 0, numbered) for root, numbered in loose.items()]
+        for stream in self.intake.streams_to(instance_id):
+            if stream.origin != self._dispatch.me and stream.watermark:
+                numbered = sorted(copies.get(stream, ()), key=lambda pair: pair[0])
+                overs.append(HandOver(stream.origin, stream.id, stream.watermark, numbered))
+            self.intake.forget(stream)
+        return overs
+
+    # --- time -------------------------------------------------------------------------
+
+    def tick(self, at: Instant) -> None:
+        again, expired = self.mailboxes.tick(at)
+        for letter in again:
+            self._dispatch.effects.append(
+                MessageArrived(letter.envelope, letter.via, letter.attempt)
+            )
+        for box, letter in expired:
+            self._counters["letter_expired"] += 1
+            self._over(box.instance_id, letter, "expired", "its time to live is over")
+            if box.is_agent:
+                self._dispatch.effects.append(MessageWithdrawn(letter.message_id))
+            if self.intake.is_hungry(box.instance_id) and box.has_room_again():
+                self.intake.feed(box.instance_id)
+        self.intake.tick(at)

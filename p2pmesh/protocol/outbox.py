@@ -1,0 +1,518 @@
+"""The outbox: the sender's copies, one stream for each recipient, sent to its home.
+
+    accept() ─► unsent ──Post──► sent ──Receipt──► held ──Done──► over
+                  ▲               │                 │
+                  └──── rewind ◄──┴── another home ◄┘
+
+- A new way to the home (a link, a relay) rewinds its streams to their last
+  receipt, asks which of the stored copies are over (``Unsure``), and sends on.
+- Another home, or a new life of the same, has stored nothing of ours: all that is
+  not over goes there, from the first on.
+- A receipt may *hold* a stream (mailbox full, recipient not there) or rewind it (a
+  gap).  A watermark above all our numbers means that this outbox is older than
+  what the recipient remembers: what is unreceipted starts a new stream.
+- A copy is kept until it is done, dead or expired; time is elapsed time.
+- At most FLIGHT_MAX bytes are under way to one home without a receipt.
+
+A former home of a guest feeds what it still held into the streams of those who
+sent it (``hand_over``): same id, same numbers, as ``Handed``.
+
+Not here: who has a name (``targets``), and the recipient's end (``intake``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+from p2pmesh.errors import QueueFull
+from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
+from p2pmesh.protocol.dispatch import NEVER, Dispatch
+from p2pmesh.protocol.envelopes import SEQ_MAX, Account, are_sound
+from p2pmesh.protocol.streams import Flight, Item, ItemState, OutStream
+from p2pmesh.protocol.types import Instant, Life, MessageMoved, NodeId
+
+_BATCH: Final = 64  # messages of one stream before another has its turn
+
+
+class _Lane:
+    """An out-stream on its way: where it leads, and what holds it."""
+
+    __slots__ = ("again_until", "home", "outlet", "retry_at", "retry_gap", "stream")
+
+    def __init__(self, stream: OutStream) -> None:
+        self.stream = stream
+        self.home: tuple[NodeId, Life] | None = None  # where the watermark holds
+        self.outlet: _Outlet | None = None  # None: the recipient is nowhere now
+        self.retry_at = NEVER  # held until then
+        self.retry_gap = timing.STREAM_RETRY
+        self.again_until = 0.0
+
+    @property
+    def is_held(self) -> bool:
+        return self.retry_at != NEVER
+
+    def release(self) -> None:
+        self.retry_at = NEVER
+        self.retry_gap = timing.STREAM_RETRY
+
+
+class _Outlet:
+    """All lanes to one home."""
+
+    __slots__ = ("flight", "lanes", "node", "probe_at", "probe_gap", "ready")
+
+    def __init__(self, node: NodeId) -> None:
+        self.node = node
+        self.lanes: dict[bytes, _Lane] = {}
+        self.ready: dict[_Lane, None] = {}  # those with something to send, in turn
+        self.probe_at = NEVER
+        self.probe_gap = timing.STREAM_PROBE_AFTER
+        self.flight = Flight()
+
+    def make_ready(self, lane: _Lane) -> None:
+        if lane.stream.unsent and not lane.is_held:
+            self.ready[lane] = None
+
+
+class Outbox:
+    """All streams that this node feeds."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        dispatch: Dispatch,
+        account: Account,
+        counters: Counter[str],
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self.next_at = NEVER
+        self._directory = directory
+        self._dispatch = dispatch
+        self._account = account
+        self._counters = counters
+        self._entropy = entropy
+        self._own: dict[str, _Lane] = {}  # by recipient: the one that takes new messages
+        self._others: dict[str, list[_Lane]] = {}  # renumbered and handed-over ones
+        self._by_id: dict[bytes, _Lane] = {}
+        self._outlets: dict[NodeId, _Outlet] = {}
+
+    # --- the copies ---------------------------------------------------------------
+
+    def knows(self, recipient: str) -> bool:
+        """Is there a stream whose recipient lives somewhere?"""
+        lane = self._own.get(recipient)
+        return lane is not None and lane.outlet is not None
+
+    def accept(self, at: Instant, item: Item) -> None:
+        """Keep a copy and send it as soon as may be.  Raises QueueFull."""
+        lane = self._own.get(item.recipient)
+        if lane is None:
+            lane = self._open(at, item.recipient)
+        stream = lane.stream
+        if (
+            len(stream.items) >= limits.MAILBOX_MESSAGES_MAX
+            or stream.bytes + item.size > limits.MAILBOX_BYTES_MAX
+            or not self._account.has_room(item.size)
+        ):
+            self._counters["outbox_full"] += 1
+            raise QueueFull(
+                f"{len(stream.items)} messages to {item.recipient!r} wait to be done: "
+                "no more are accepted until it catches up"
+            )
+        stream.append(item)
+        self._account.used += item.size
+        if item.deadline < self.next_at:
+            self.next_at = item.deadline
+        outlet = lane.outlet
+        if outlet is not None and not lane.is_held:
+            outlet.ready[lane] = None
+            self._pump(at, outlet)
+
+    def hand_over(
+        self,
+        at: Instant,
+        recipient: str,
+        origin: NodeId,
+        stream_id: bytes | None,
+        watermark: int,
+        copies: Iterable[tuple[int, Item]],
+    ) -> None:
+        """Feed into an origin's stream what this former home still holds of it.
+
+        Up to the watermark all that is not among the copies has ended here.
+        ``stream_id`` None: into a new stream (copies of broadcasts).
+        """
+        merged = dict(copies)
+        known = self._by_id.get(stream_id) if stream_id is not None else None
+        if known is not None and known.stream.is_own:
+            self._counters["hand_over_dropped"] += len(merged)
+            return
+        if known is not None:  # handed over once before, and not all of it yet
+            for seq, item in list(known.stream.items.items()):
+                self._remove(known.stream, item)
+                if item.envelope is not None:
+                    merged.setdefault(seq, item)
+            self._close(known)
+        if len(self._by_id) >= limits.OUTBOX_STREAMS_MAX:
+            self._counters["hand_over_dropped"] += len(merged)
+            return
+        stream = OutStream(stream_id or self._entropy(8), origin, recipient, is_own=False)
+        for seq in sorted(merged):
+            stream.insert(seq, merged[seq])
+        if watermark > stream.highest:
+            stream.insert(watermark, Item(None, recipient, at.now + timing.MESSAGE_TTL))
+        self._account.used += stream.bytes
+        self.next_at = min(self.next_at, stream.earliest)
+        lane = self._by_id[stream.id] = _Lane(stream)
+        self._others.setdefault(recipient, []).append(lane)
+        self.look(at, recipient)
+
+    def _open(self, at: Instant, recipient: str) -> _Lane:
+        if len(self._by_id) >= limits.OUTBOX_STREAMS_MAX:
+            for idle in [lane for lane in self._own.values() if not lane.stream.items]:
+                self._close(idle)
+            if len(self._by_id) >= limits.OUTBOX_STREAMS_MAX:
+                self._counters["outbox_full"] += 1
+                raise QueueFull(f"messages wait for {len(self._by_id)} instances")
+        stream = OutStream(self._entropy(8), self._dispatch.me, recipient, is_own=True)
+        lane = self._own[recipient] = self._by_id[stream.id] = _Lane(stream)
+        self.look(at, recipient)
+        return lane
+
+    def _close(self, lane: _Lane) -> None:
+        self._detach(lane)
+        stream = lane.stream
+        del self._by_id[stream.id]
+        if self._own.get(stream.recipient) is lane:
+            del self._own[stream.recipient]
+            return
+        others = self._others[stream.recipient]
+        others.remove(lane)
+        if not others:
+            del self._others[stream.recipient]
+
+    # --- where the recipient lives ------------------------------------------------
+
+    def look(self, at: Instant, recipient: str) -> list[Item]:
+        """The recipient's home, life or state may have changed.
+
+        Returns copies that were addressed by name, are not stored, and whose
+        holder is gone: their name is to be looked up again.
+        """
+        own = self._own.get(recipient)
+        lanes = ([own] if own is not None else []) + self._others.get(recipient, [])
+        if not lanes:
+            return []
+        instance = self._directory.instance(recipient)
+        home = (instance.home, instance.home_life) if is_live(instance) else None
+        is_gone = instance is not None and is_gone_for_good(instance)
+        orphans: list[Item] = []
+        for lane in lanes:
+            if home is None:
+                orphans += self._take(
+                    lane, lambda item: item.name is not None and item.state == "queued"
+                )
+            if is_gone:
+                for item in list(lane.stream.items.values()):
+                    self._end(lane.stream, item, "dead", "left")
+            self._attach(at, lane, home)
+            self._tidy(lane)
+        return orphans
+
+    def look_at_home(self, at: Instant, node: NodeId) -> list[Item]:
+        """Something about this node changed: look again at all who live there."""
+        outlet = self._outlets.get(node)
+        if outlet is None:
+            return []
+        recipients = {lane.stream.recipient: None for lane in outlet.lanes.values()}
+        return [item for recipient in recipients for item in self.look(at, recipient)]
+
+    def _attach(self, at: Instant, lane: _Lane, home: tuple[NodeId, Life] | None) -> None:
+        if home is None:
+            self._detach(lane)
+            return
+        if lane.home == home and lane.outlet is not None:
+            if lane.is_held:  # perhaps it is there by now
+                lane.retry_at = self.next_at = at.now
+            return
+        self._detach(lane)
+        if lane.home != home:
+            lane.home = home
+            lane.stream.receipted = 0
+        outlet = self._outlets.get(home[0])
+        if outlet is None:
+            outlet = self._outlets[home[0]] = _Outlet(home[0])
+        outlet.lanes[lane.stream.id] = lane
+        lane.outlet = outlet
+        lane.stream.board(outlet.flight)
+        self._restart(lane, outlet)
+        self._pump(at, outlet)
+
+    def _detach(self, lane: _Lane) -> None:
+        outlet = lane.outlet
+        if outlet is None:
+            return
+        lane.stream.board(Flight())
+        lane.release()
+        lane.outlet = None
+        outlet.ready.pop(lane, None)
+        del outlet.lanes[lane.stream.id]
+        if not outlet.lanes:
+            del self._outlets[outlet.node]
+
+    # --- sending ------------------------------------------------------------------
+
+    def opened(self, at: Instant, peer: NodeId) -> None:
+        """There is a new way to this peer: what was under way may be lost."""
+        outlet = self._outlets.get(peer)
+        if outlet is None:
+            return
+        for lane in outlet.lanes.values():
+            self._restart(lane, outlet)
+        outlet.probe_at = NEVER
+        outlet.probe_gap = timing.STREAM_PROBE_AFTER
+        self._pump(at, outlet)
+
+    def closed(self, at: Instant, peer: NodeId) -> None:
+        """No way to this peer is left."""
+        outlet = self._outlets.get(peer)
+        if outlet is None:
+            return
+        for lane in outlet.lanes.values():
+            lane.stream.rewind()
+            outlet.make_ready(lane)
+        self._pump(at, outlet)
+
+    def clear(self, at: Instant, peer: NodeId) -> None:
+        """The way to this peer is no longer backed up."""
+        outlet = self._outlets.get(peer)
+        if outlet is not None:
+            self._pump(at, outlet)
+
+    def _restart(self, lane: _Lane, outlet: _Outlet) -> None:
+        stream = lane.stream
+        stream.rewind()
+        lane.release()
+        lane.again_until = 0.0
+        outlet.make_ready(lane)
+        if stream.last_sent and self._dispatch.is_open(outlet.node):
+            stored = iter(stream.stored())
+            while some := tuple(islice(stored, limits.RANGES_MAX)):
+                question = wire.Unsure(stream.origin, stream.id, stream.recipient, some)
+                self._dispatch.send(outlet.node, question)
+
+    def _pump(self, at: Instant, outlet: _Outlet) -> None:
+        """Send what may be sent: the window has room, the way is clear."""
+        ready, flight = outlet.ready, outlet.flight
+        if not ready:
+            return
+        if not self._dispatch.is_clear(outlet.node):
+            if not self._dispatch.is_open(outlet.node):
+                self._dispatch.want(at, outlet.node)
+                self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_FOR)
+            return
+        while ready and flight.bytes < limits.FLIGHT_MAX:
+            lane = next(iter(ready))
+            del ready[lane]
+            stream = lane.stream
+            for _ in range(min(_BATCH, len(stream.unsent))):
+                message = stream.next(at.now)
+                if message is not None:
+                    self._dispatch.send(outlet.node, message)
+                    if flight.bytes >= limits.FLIGHT_MAX:
+                        break
+            if stream.unsent:
+                ready[lane] = None
+        if outlet.probe_at == NEVER and flight.bytes:
+            outlet.probe_at = at.now + outlet.probe_gap
+            self.next_at = min(self.next_at, outlet.probe_at)
+
+    # --- receipts and ends --------------------------------------------------------
+
+    def receipt(self, at: Instant, peer: NodeId, message: wire.Receipt) -> None:
+        lane = self._at_peer(peer, message.stream)
+        if lane is None or not 0 <= message.watermark <= SEQ_MAX:
+            return
+        stream, outlet = lane.stream, lane.outlet
+        assert outlet is not None
+        if message.watermark > stream.highest:
+            self._renumber(at, lane)
+            return
+        if message.watermark > stream.receipted:
+            self._stored(lane, stream.receipt(message.watermark))
+            lane.retry_gap = timing.STREAM_RETRY
+            outlet.probe_gap = timing.STREAM_PROBE_AFTER
+            outlet.probe_at = at.now + outlet.probe_gap if outlet.flight.bytes else NEVER
+        match message.standing:
+            case wire.RECEIPT_FULL | wire.RECEIPT_NOT_HERE:
+                self._hold(at, lane, outlet)
+            case wire.RECEIPT_AGAIN:
+                self._send_again(at, lane, outlet, message.watermark)
+            case _ if lane.is_held:
+                lane.release()
+                outlet.make_ready(lane)
+        self._tidy(lane)
+        self._pump(at, outlet)
+
+    def _at_peer(self, peer: NodeId, stream_id: bytes) -> _Lane | None:
+        """The lane of this stream, if its recipient lives at this peer."""
+        lane = self._by_id.get(stream_id)
+        if lane is None or lane.outlet is None or lane.outlet.node != peer:
+            self._counters["receipt_of_unknown_stream"] += 1
+            return None
+        return lane
+
+    def _stored(self, lane: _Lane, items: list[Item]) -> None:
+        # A memory node's own mailbox is no second copy: there it stays queued.
+        is_second = lane.home is not None and lane.home[0] != self._dispatch.me
+        for item in items:
+            if item.envelope is None:
+                self._remove(lane.stream, item)
+            elif is_second and item.state == "queued":
+                item.state = "stored"
+                self._tell(lane.stream, item)
+
+    def _hold(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
+        if not lane.is_held:
+            lane.retry_at = at.now + lane.retry_gap
+            lane.retry_gap = min(2 * lane.retry_gap, timing.STREAM_RETRY_MAX)
+            self.next_at = min(self.next_at, lane.retry_at)
+        lane.stream.rewind()
+        outlet.ready.pop(lane, None)
+
+    def _send_again(self, at: Instant, lane: _Lane, outlet: _Outlet, watermark: int) -> None:
+        if at.now < lane.again_until:
+            self._counters["stream_again_repeated"] += 1
+            return
+        self._counters["stream_again"] += 1
+        lane.again_until = at.now + timing.STREAM_RETRY
+        lane.release()
+        lane.stream.receipted = watermark
+        lane.stream.rewind()
+        outlet.make_ready(lane)
+
+    def _renumber(self, at: Instant, lane: _Lane) -> None:
+        """This outbox is older than what the recipient remembers of it."""
+        self._counters["stream_renumbered"] += 1
+        stream = lane.stream
+        if self._own.get(stream.recipient) is not lane:
+            return
+        stream.receipted = stream.highest
+        moved = self._take(lane, lambda item: item.state == "queued")
+        del self._own[stream.recipient]
+        self._others.setdefault(stream.recipient, []).append(lane)
+        self._tidy(lane)
+        renewed = self._open(at, stream.recipient)
+        for item in moved:
+            renewed.stream.append(item)
+            self._account.used += item.size
+        if renewed.outlet is not None:
+            renewed.outlet.make_ready(renewed)
+            self._pump(at, renewed.outlet)
+
+    def done(self, at: Instant, peer: NodeId, message: wire.Done) -> None:
+        lane = self._at_peer(peer, message.stream)
+        if lane is None:
+            return
+        if not are_sound(message.done) or len(message.failed) > limits.STREAM_ENDS_MAX:
+            self._counters["done_malformed"] += 1
+            return
+        stream, outlet = lane.stream, lane.outlet
+        assert outlet is not None
+        for item in stream.among(message.done):
+            self._end(stream, item, "done", "")
+        for seq, state, reason in message.failed:
+            failed = stream.items.get(seq)
+            if failed is not None:
+                how: ItemState = "expired" if state == "expired" else "dead"
+                self._end(stream, failed, how, reason[: limits.REASON_MAX])
+        self._tidy(lane)
+        self._pump(at, outlet)
+
+    def _end(self, stream: OutStream, item: Item, state: ItemState, reason: str) -> None:
+        self._remove(stream, item)
+        item.state = state
+        item.reason = reason
+        item.envelope = None
+        self._tell(stream, item)
+
+    def _remove(self, stream: OutStream, item: Item) -> None:
+        stream.remove(item)
+        self._account.used -= item.size
+
+    def _take(self, lane: _Lane, is_wanted: Callable[[Item], bool]) -> list[Item]:
+        """Take copies out of a stream; they go on elsewhere."""
+        taken = [item for item in lane.stream.items.values() if is_wanted(item)]
+        for item in taken:
+            self._remove(lane.stream, item)
+        lane.stream.rewind()
+        return taken
+
+    def _tell(self, stream: OutStream, item: Item) -> None:
+        if stream.is_own:
+            self._dispatch.effects.append(
+                MessageMoved(item.message_id, item.recipient, item.state, item.reason)
+            )
+
+    def _tidy(self, lane: _Lane) -> None:
+        """An empty stream that takes no new messages goes."""
+        if not lane.stream.items and self._own.get(lane.stream.recipient) is not lane:
+            self._close(lane)
+
+    # --- time -----------------------------------------------------------------------
+
+    def tick(self, at: Instant) -> None:
+        if at.now < self.next_at:
+            return
+        self.next_at = NEVER
+        for lane in list(self._by_id.values()):
+            for item in lane.stream.expired(at.now):
+                self._counters["message_expired"] += 1
+                self._end(lane.stream, item, "expired", "its time to live is over")
+            if lane.retry_at <= at.now and lane.outlet is not None:
+                lane.retry_at = NEVER
+                lane.outlet.make_ready(lane)
+            self.next_at = min(self.next_at, lane.stream.earliest, lane.retry_at)
+            self._tidy(lane)
+        for outlet in list(self._outlets.values()):
+            self._probe(at, outlet)
+            self._pump(at, outlet)
+            self.next_at = min(self.next_at, outlet.probe_at)
+
+    def _probe(self, at: Instant, outlet: _Outlet) -> None:
+        """Nothing was receipted for long: what was sent may be lost on a relay."""
+        if at.now < outlet.probe_at:
+            return
+        outlet.probe_at = NEVER
+        if not outlet.flight.bytes or not self._dispatch.is_clear(outlet.node):
+            return
+        self._counters["stream_probed"] += 1
+        outlet.probe_gap *= 2
+        for lane in outlet.lanes.values():
+            if lane.stream.sent:
+                lane.stream.rewind()
+                outlet.make_ready(lane)
+
+    # --- leaving ------------------------------------------------------------------
+
+    def unreceipted(self) -> Iterator[Item]:
+        """Own copies that nobody else holds, and whose recipient lives elsewhere."""
+        for lane in self._own.values():
+            if lane.home is None or lane.home[0] != self._dispatch.me:
+                for item in lane.stream.items.values():
+                    if item.state == "queued":
+                        yield item
+
+    def waits_for_receipts(self) -> bool:
+        """Might a copy that nobody else holds be receipted soon?"""
+        return any(
+            lane.stream.unsent or lane.stream.sent
+            for outlet in self._outlets.values()
+            if outlet.node != self._dispatch.me
+            for lane in outlet.lanes.values()
+            if not lane.is_held
+        )

@@ -1,0 +1,286 @@
+"""A stream: the numbered messages from one accepting node to one recipient.
+
+Both ends of one rule.  The sender numbers its copies from 1 and says with each
+the next lower number that it still holds (``prev``, 0: none).  The recipient
+keeps a *watermark* and compares:
+
+    seq <= watermark           stored before: receipted again, nothing else
+    prev <= watermark < seq    next: stored, the watermark rises to seq
+    watermark < prev           a gap that the sender can fill: ask again from there
+
+That is all the de-duplication and all the ordering there is.  Numbers that the
+sender no longer holds (expired, done elsewhere) leave gaps that nobody waits for;
+re-sends, restarts and other ways of the same copies change nothing.
+
+Not here: where the two ends are (``outbox``, ``intake``), and time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Literal
+
+from p2pmesh.protocol import limits, wire
+from p2pmesh.protocol.envelopes import (
+    OVERHEAD,
+    SEQ_MAX,
+    held_in,
+    milliseconds,
+    ranges_of,
+    without,
+)
+from p2pmesh.protocol.types import Envelope, NodeId, Recipient
+
+NEVER = float("inf")
+
+ItemState = Literal["queued", "stored", "done", "expired", "dead"]
+
+
+# --- the sender's end -------------------------------------------------------------
+
+
+class Item:
+    """One copy: what is sent, and how far it got."""
+
+    __slots__ = (
+        "attempts", "deadline", "envelope", "is_flying", "is_over", "message_id", "name",
+        "reason", "recipient", "seq", "size", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, envelope: Envelope | None, recipient: str, deadline: float, name: str | None = None
+    ) -> None:
+        self.envelope = envelope  # None: the end of a hand-over, or over
+        self.message_id = "" if envelope is None else envelope.message_id
+        self.recipient = recipient
+        self.deadline = deadline
+        self.name = name  # the target was a name: until stored it may go to another
+        self.size = OVERHEAD + (0 if envelope is None else len(envelope.payload))
+        self.seq = 0
+        self.state: ItemState = "queued"
+        self.reason = ""
+        self.attempts = 0  # times it was put on the wire
+        self.is_flying = False  # sent to the present home, no receipt yet
+        self.is_over = False
+
+    def recipients(self) -> tuple[Recipient, ...]:
+        return (Recipient(self.recipient, self.state, self.attempts, self.reason),)
+
+
+class Flight:
+    """Bytes on their way to one home without a receipt, of all streams to it."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class OutStream:
+    """The sender's end: all copies that are not over, and which of them are sent."""
+
+    __slots__ = (
+        "bytes", "earliest", "flight", "highest", "id", "is_own", "items", "last_sent",
+        "origin", "receipted", "recipient", "sent", "unsent",
+    )  # fmt: skip
+
+    def __init__(self, stream_id: bytes, origin: NodeId, recipient: str, *, is_own: bool) -> None:
+        self.id = stream_id
+        self.origin = origin  # who accepted the messages
+        self.is_own = is_own  # False: handed over, the origin is another node
+        self.recipient = recipient
+        self.items: dict[int, Item] = {}  # ascending
+        self.unsent: deque[Item] = deque()
+        self.sent: deque[Item] = deque()
+        self.highest = 0
+        self.receipted = 0  # the watermark at the present home
+        self.last_sent = 0  # what ``prev`` of the next message says
+        self.bytes = 0
+        self.flight = Flight()
+        self.earliest = NEVER  # no copy expires before
+
+    def append(self, item: Item) -> None:
+        """Give the next number."""
+        self.insert(self.highest + 1, item)
+
+    def insert(self, seq: int, item: Item) -> None:
+        """Under its number; numbers ascend."""
+        item.seq = self.highest = seq
+        item.is_over = False
+        self.items[seq] = item
+        self.unsent.append(item)
+        self.bytes += item.size
+        self.earliest = min(self.earliest, item.deadline)
+
+    def remove(self, item: Item) -> None:
+        """It is over here."""
+        item.is_over = True
+        del self.items[item.seq]
+        self._land(item)
+        self.bytes -= item.size
+
+    def take(self, items: Iterable[Item]) -> None:
+        """Remove copies that go on elsewhere."""
+        for item in items:
+            self.remove(item)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Have everything above the watermark sent again."""
+        self._land_all()
+        self.last_sent = max((seq for seq in self.items if seq <= self.receipted), default=0)
+        self.unsent = deque(item for seq, item in self.items.items() if seq > self.receipted)
+
+    def board(self, flight: Flight) -> None:
+        """The recipient's home is another: what was on its way is not any more."""
+        self._land_all()
+        self.flight = flight
+
+    def next(self, now: float) -> wire.Message | None:
+        """The next message to put on the wire; None: that copy is over."""
+        item = self.unsent.popleft()
+        if item.is_over:
+            return None
+        message = self._message(item, milliseconds(item.deadline - now))
+        self.last_sent = item.seq
+        item.attempts += 1
+        item.is_flying = True
+        self.flight.bytes += item.size
+        self.sent.append(item)
+        return message
+
+    def _message(self, item: Item, ttl: int) -> wire.Message:
+        envelope = item.envelope
+        if self.is_own and envelope is not None:
+            recipient = "" if envelope.target == self.recipient else self.recipient
+            return wire.Post(self.id, item.seq, self.last_sent, ttl, envelope, recipient)
+        # The last one tells what else was held, so that the rest counts as ended.
+        held = ranges_of(self._held_with_envelope()) if item.seq == self.highest else ()
+        return wire.Handed(
+            self.origin, self.id, item.seq, self.last_sent, ttl, self.recipient, envelope, held
+        )
+
+    def _held_with_envelope(self) -> Iterable[int]:
+        return (seq for seq, item in self.items.items() if item.envelope is not None)
+
+    def receipt(self, watermark: int) -> list[Item]:
+        """All up to the watermark are stored: those that were not, before."""
+        self.receipted = watermark
+        stored = []
+        sent = self.sent
+        while sent and sent[0].seq <= watermark:
+            item = sent.popleft()
+            self._land(item)
+            if not item.is_over:
+                stored.append(item)
+        return stored
+
+    def _land_all(self) -> None:
+        for item in self.sent:
+            self._land(item)
+        self.sent.clear()
+
+    def _land(self, item: Item) -> None:
+        if item.is_flying:
+            item.is_flying = False
+            self.flight.bytes -= item.size
+
+    def stored(self) -> wire.Ranges:
+        """Receipted, and not known to be over."""
+        return ranges_of(seq for seq in self.items if seq <= self.receipted)
+
+    def among(self, ranges: wire.Ranges) -> list[Item]:
+        """The copies whose numbers lie in these (sound) ranges."""
+        items = self.items
+        if len(ranges) == 1 and ranges[0][1] - ranges[0][0] < 64:
+            first, last = ranges[0]
+            return [items[seq] for seq in range(first, last + 1) if seq in items]
+        return [items[seq] for seq in held_in(ranges, items)]
+
+    def expired(self, now: float) -> list[Item]:
+        """The copies whose time is over; call ``remove`` for each."""
+        if now < self.earliest:
+            return []
+        over = [item for item in self.items.values() if item.deadline <= now]
+        self.earliest = min(
+            (item.deadline for item in self.items.values() if item.deadline > now), default=NEVER
+        )
+        return over
+
+
+# --- the recipient's end ----------------------------------------------------------
+
+
+class Verdict(Enum):
+    """What a number means to its recipient."""
+
+    NEXT = "next"
+    AGAIN = "again"
+    GAP = "gap"
+    MALFORMED = "malformed"
+
+
+class InStream:
+    """The recipient's end: the watermark, and which stored messages are not over."""
+
+    __slots__ = (
+        "_done", "_ends", "_failed", "feeders", "id", "open", "origin", "recipient",
+        "standing", "touched_at", "watermark",
+    )  # fmt: skip
+
+    def __init__(self, stream_id: bytes, origin: NodeId, recipient: str, now: float) -> None:
+        self.id = stream_id
+        self.origin = origin
+        self.recipient = recipient
+        self.watermark = 0
+        self.open: set[int] = set()
+        self.feeders: list[NodeId] = []  # who sends its messages: told of receipts and ends
+        self.standing: int | None = None  # of the receipt that is due; None: none is
+        self.touched_at = now
+        self._done: list[int] = []  # ended since the feeders were told
+        self._failed: list[tuple[int, str, str]] = []  # likewise
+        self._ends: dict[int, tuple[str, str]] = {}  # how the ones that are not "done" ended
+
+    def judge(self, prev: int, seq: int) -> Verdict:
+        if not 0 <= prev < seq <= SEQ_MAX:
+            return Verdict.MALFORMED
+        if seq <= self.watermark:
+            return Verdict.AGAIN
+        return Verdict.NEXT if prev <= self.watermark else Verdict.GAP
+
+    def store(self, seq: int) -> None:
+        self.watermark = seq
+        self.open.add(seq)
+        self.standing = wire.RECEIPT_STORED
+
+    def end(self, seq: int, state: str, reason: str) -> None:
+        """A stored message is over."""
+        self.open.discard(seq)
+        if state == "done":
+            self._done.append(seq)
+            return
+        self._failed.append((seq, state, reason))
+        self._ends[seq] = (state, reason)
+        if len(self._ends) > limits.STREAM_ENDS_MAX:
+            del self._ends[next(iter(self._ends))]
+
+    def has_news(self) -> bool:
+        return self.standing is not None or bool(self._done or self._failed)
+
+    def take_ends(self) -> wire.Done | None:
+        """What ended since the last call."""
+        if not self._done and not self._failed:
+            return None
+        told = wire.Done(self.id, ranges_of(sorted(self._done)), tuple(self._failed))
+        self._done.clear()
+        self._failed.clear()
+        return told
+
+    def ended_among(self, ranges: wire.Ranges) -> wire.Done | None:
+        """Which of these (sound) numbers were stored here and are over."""
+        over = without(ranges, sorted(self.open), self.watermark)
+        failed = tuple(held_in(over, sorted(self._ends)))
+        told = tuple((seq, *self._ends[seq]) for seq in failed)
+        return wire.Done(self.id, without(over, failed, self.watermark), told) if over else None
