@@ -32,17 +32,16 @@ State: TypeAlias = Literal["queued", "stored", "done", "expired", "dead", "refus
 _OVER: Final = frozenset({"done", "expired", "dead", "refused"})
 
 
-class _Handle:
-    """Something to await: woken at every change."""
+class Watched:
+    """Something that changes, and whose changes can be awaited."""
 
-    __slots__ = ("__weakref__", "_waiters", "message_id")
+    __slots__ = ("__weakref__", "_waiters")
 
-    def __init__(self, message_id: str) -> None:
-        self.message_id = message_id
+    def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until ``is_so``; looked at again whenever the handle is poked."""
+        """Wait until ``is_so``, which is looked at now and at every change."""
         while not is_so():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -52,14 +51,14 @@ class _Handle:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
 
-    def poke(self) -> None:
+    def changed(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
 
-class Delivery(_Handle):
+class Delivery(Watched):
     """One message to one recipient.
 
     ``state`` is where it is now, ``reason`` why it ended as it did.  Where the
@@ -67,10 +66,11 @@ class Delivery(_Handle):
     stays ``queued`` until it is done.
     """
 
-    __slots__ = ("_error", "reason", "state", "target")
+    __slots__ = ("_error", "message_id", "reason", "state", "target")
 
     def __init__(self, message_id: str, target: str) -> None:
-        super().__init__(message_id)
+        super().__init__()
+        self.message_id = message_id
         self.target = target
         self.state: State = "queued"
         self.reason = ""
@@ -113,22 +113,23 @@ class Delivery(_Handle):
     def moved(self, action: MessageMoved) -> None:
         self.state = action.state
         self.reason = action.reason
-        self.poke()
+        self.changed()
 
     def refused(self, error: MeshError) -> None:
         self.state = "refused"
         self.reason = str(error)
         self._error = error
-        self.poke()
+        self.changed()
 
 
-class Broadcast(_Handle):
+class Broadcast(Watched):
     """One message to everyone: a copy and a state for each recipient."""
 
-    __slots__ = ("delivered_to", "states")
+    __slots__ = ("delivered_to", "message_id", "states")
 
     def __init__(self, message_id: str, delivered_to: tuple[str, ...]) -> None:
-        super().__init__(message_id)
+        super().__init__()
+        self.message_id = message_id
         #: The instances it goes to: all that were alive when it was sent.
         self.delivered_to = delivered_to
         #: Recipient -> (state, reason).
@@ -140,25 +141,25 @@ class Broadcast(_Handle):
         lost = ("dead", "expired", "refused")
         return {who: reason for who, (state, reason) in self.states.items() if state in lost}
 
-    async def stored(self) -> None:
-        """Until every recipient's home has it, or has refused it."""
-        await self.until(lambda: all(state != "queued" for state, _ in self.states.values()))
-
-    async def done(self, timeout: float | None = None) -> None:
-        """Until every copy is finished, or lost.  Raises RequestTimeout."""
+    async def stored(self, timeout: float | None = None) -> None:
+        """Until every recipient's home has its copy, or has refused it.  What the
+        recipients do with it stays at their homes.  Raises RequestTimeout."""
         try:
             async with asyncio.timeout(timeout):
-                await self.until(lambda: all(s in _OVER for s, _ in self.states.values()))
+                await self.until(lambda: not self._waiting_for())
         except TimeoutError:
-            left = [who for who, (state, _) in self.states.items() if state not in _OVER]
+            left = self._waiting_for()
             raise RequestTimeout(
-                f"{len(left)} of {len(self.states)} recipients did not finish broadcast "
-                f"{self.message_id} within {timeout} s: {', '.join(left[:5])}"
+                f"{len(left)} of {len(self.states)} recipients have no copy of broadcast "
+                f"{self.message_id} after {timeout} s: {', '.join(left[:5])}"
             ) from None
+
+    def _waiting_for(self) -> list[str]:
+        return [who for who, (state, _) in self.states.items() if state == "queued"]
 
     def moved(self, action: MessageMoved) -> None:
         self.states[action.recipient] = (action.state, action.reason)
-        self.poke()
+        self.changed()
 
 
 class Deliveries:
@@ -182,7 +183,7 @@ class Deliveries:
     def membership_changed(self) -> None:
         """Somebody may be away now: whoever waits looks again."""
         for handle in tuple(self._handles.values()):
-            handle.poke()
+            handle.changed()
 
     def node_ended(self, error: MeshError) -> tuple[Delivery, ...]:
         """The node is gone: what is not over here is nobody's to follow any more.

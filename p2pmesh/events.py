@@ -12,6 +12,7 @@ exchanges many thousand messages a second pays for them only when they are seen.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
@@ -75,7 +76,7 @@ class EventReader:
 class EventHub:
     """Numbers events, keeps the latest, and feeds the readers."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """``clock``: unix seconds."""
         self._clock = clock
         self._seq = 0
@@ -96,8 +97,11 @@ class EventHub:
 
     def subscribe(self, after: int | None = None) -> EventReader:
         """A reader of events from now on, or of those after number ``after`` that
-        are still kept and all that follow."""
+        are still kept and all that follow.  A number not reached yet is of an
+        earlier run of the node: then all that is kept."""
         self.is_read = True
+        if after is not None and after > self._seq:
+            after = 0
         backlog = [] if after is None else [e for e in self._kept if e.seq > after]
         reader = EventReader(backlog, is_closed=self._is_closed)
         self._readers.add(reader)

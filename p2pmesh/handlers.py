@@ -89,8 +89,10 @@ class _Lane:
 class Handlers:
     """The handlers and readers of one agent, and what they are doing."""
 
-    def __init__(self, outcomes: Outcomes) -> None:
-        self._outcomes = outcomes
+    #: Whom outcomes are reported to; set before anything arrives.
+    outcomes: Outcomes
+
+    def __init__(self) -> None:
         self._registered: dict[str | None, _Registration] = {}
         self._readers = Readers(self._completed, self.message_arrived)
         self._lanes: dict[Hashable, _Lane] = {}
@@ -144,7 +146,7 @@ class Handlers:
         registration = self._registered.get(envelope.type) or self._registered.get(None)
         if registration is None:
             detail = f"nobody handles {envelope.type!r} there"
-            self._outcomes.responded(arrived.request, None, "no_handler", detail)
+            self.outcomes.responded(arrived.request, None, "no_handler", detail)
             return
         work = _Work(envelope, arrived.via, registration, request=arrived.request)
         self._requests[arrived.request] = work
@@ -158,8 +160,8 @@ class Handlers:
             if work.task is not None:
                 work.task.cancel()
 
-    def acknowledged(self, message_ids: tuple[str, ...]) -> None:
-        """Completed elsewhere (over HTTP): what has not started does not start."""
+    def withdrawn(self, message_ids: tuple[str, ...]) -> None:
+        """Over before they started: expired, or acknowledged over HTTP."""
         gone = set(message_ids)
         self._readers.forget(gone)
         for lane in self._lanes.values():
@@ -235,13 +237,13 @@ class Handlers:
         if work.request is None:
             if work.envelope.type == "Query":
                 try:
-                    self._outcomes.answered(work.envelope, payload)
+                    self.outcomes.answered(work.envelope, payload)
                 except MeshError as error:  # no room for the answer: try again later
                     self._failed(work, "failed", str(error))
                     return
             self._completed(work.envelope.message_id, True, "")
         elif self._requests.pop(work.request, None) is not None:
-            self._outcomes.responded(work.request, payload, "", "")
+            self.outcomes.responded(work.request, payload, "", "")
 
     def _failed(self, work: _Work, code: str, detail: str) -> None:
         if self._is_stopped:
@@ -250,11 +252,11 @@ class Handlers:
         if work.request is None:
             self._completed(work.envelope.message_id, False, detail or code)
         elif self._requests.pop(work.request, None) is not None:
-            self._outcomes.responded(work.request, None, code, detail)
+            self.outcomes.responded(work.request, None, code, detail)
 
     def _completed(self, message_id: str, ok: bool, reason: str) -> None:
         if not self._is_stopped:
-            self._outcomes.completed(message_id, ok, reason)
+            self.outcomes.completed(message_id, ok, reason)
 
     # --- the end ----------------------------------------------------------------------
 

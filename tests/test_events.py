@@ -52,6 +52,12 @@ async def test_a_reader_sees_nothing_older_than_itself_unless_it_asks() -> None:
     assert [e.seq for e in await read(resumed, 3)] == [4, 5, 6]
 
 
+async def test_a_number_of_an_earlier_run_resumes_from_all_that_is_kept() -> None:
+    events = hub()
+    events.publish(stalled())
+    assert [e.seq for e in await read(events.subscribe(after=900), 1)] == [1]
+
+
 async def test_only_the_latest_are_kept() -> None:
     events = hub()
     for _ in range(KEPT_MAX + 7):

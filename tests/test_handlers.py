@@ -61,7 +61,8 @@ async def outcomes() -> Outcomes:
 
 @pytest.fixture
 async def handlers(outcomes: Outcomes) -> AsyncIterator[Handlers]:
-    handlers = Handlers(outcomes)
+    handlers = Handlers()
+    handlers.outcomes = outcomes
     yield handlers
     handlers.stop()
 
@@ -254,13 +255,13 @@ async def test_a_message_waits_for_its_handler(handlers: Handlers, outcomes: Out
     assert await outcomes.until(1) == [("completed", "m1", True, "")]
 
 
-async def test_what_was_acknowledged_elsewhere_does_not_start(handlers: Handlers) -> None:
+async def test_what_is_over_before_it_started_does_not_start(handlers: Handlers) -> None:
     handlers.message_arrived(message("m0", type="Later"))
     gate = Gate()
     handlers.register("Note", gate)
     for number in (1, 2, 3):
         handlers.message_arrived(message(f"m{number}"))
-    handlers.acknowledged(("m0", "m2"))
+    handlers.withdrawn(("m0", "m2"))
     gate.let("m1")
     handlers.register("Later", gate)
     await settle()

@@ -66,7 +66,7 @@ PURE_PARTS: Final = {"random": {"Random"}}
 OPEN: Final = {"mesh", "types", "timing", "limits", "keys"}
 #: ... and the few that may know less, or have the door itself.
 TRANSPORT_KNOWS: Final = {"types", "timing", "limits"}
-DOOR_HOLDERS: Final = ("p2pmesh.node", "p2pmesh.driver", "p2pmesh.testing")
+DOOR_HOLDERS: Final = ("p2pmesh.driver", "p2pmesh.running", "p2pmesh.testing")
 
 #: Where a third-party module may be imported.  What is not listed may be nowhere.
 HOMES: Final = {
@@ -143,7 +143,9 @@ def objections(found: Import) -> Iterator[str]:
         yield "nothing imports the command"
     if found.is_of("p2pmesh.transport") and found.is_by("p2pmesh.http"):
         yield "HTTP asks the node through its backend, and knows no transport"
-    if found.is_of("p2pmesh.node") and found.is_by("p2pmesh.http", "p2pmesh.transport"):
+    if found.is_of("p2pmesh.node", "p2pmesh.running", "p2pmesh.driver") and found.is_by(
+        "p2pmesh.http", "p2pmesh.transport"
+    ):
         yield "the node imports these, not they the node"
     if found.importer == "p2pmesh.errors" and top == "p2pmesh":
         yield "errors stand below everything"
@@ -267,7 +269,7 @@ def test_a_planted_violation_is_found(
         ("protocol/records.py", "from nacl import bindings"),
         ("transport/tcp.py", "import asyncio, socket\nfrom p2pmesh.protocol.types import Dial"),
         ("http/v1.py", "import aiohttp\nfrom p2pmesh.protocol.types import Member"),
-        ("node.py", "from p2pmesh.protocol.mesh import Mesh\nfrom p2pmesh.transport import tcp"),
+        ("running.py", "from p2pmesh.protocol.mesh import Mesh\nfrom p2pmesh.transport import tcp"),
     ],
 )
 def test_what_the_layers_are_for_is_allowed(tmp_path: Path, module: str, line: str) -> None:

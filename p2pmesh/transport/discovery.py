@@ -35,6 +35,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from p2pmesh.errors import ConfigError
 from p2pmesh.protocol.limits import MEMBERS_MAX
 from p2pmesh.protocol.types import Candidate, FoundBy, NodeId
+from p2pmesh.transport.interfaces import join_address
 
 log = logging.getLogger("p2pmesh.discovery")
 
@@ -102,11 +103,6 @@ def _is_usable(host: str) -> bool:
 def _hexadecimal(txt: Mapping[bytes, bytes | None], key: bytes, size: int) -> str:
     value = txt.get(key) or b""
     return value.decode() if re.fullmatch(rb"[0-9a-f]{%d}" % (2 * size), value) else ""
-
-
-def join_address(host: str, port: int) -> str:
-    """``ip:port``, or ``[v6]:port``."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- browsing -----------------------------------------------------------------

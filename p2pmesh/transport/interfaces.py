@@ -33,6 +33,18 @@ IP: TypeAlias = IPv4Address | IPv6Address
 #: How often the tables are read again.
 POLL_INTERVAL: Final = 5.0
 
+
+def join_address(host: str, port: int) -> str:
+    """``ip:port``, or ``[v6]:port``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port`` -> host and port."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 # --- facts -------------------------------------------------------------------
 
 

@@ -1,0 +1,245 @@
+"""What a node says to others, and the ends of it: sends, requests, registry calls.
+
+Each is a command to the core, whose outcome comes later as an action.  This file
+keeps who waits for which, for the agent (``node``) and the HTTP API
+(``registry``) alike.
+
+Invariants: every wait ends, with an outcome or with the end of the node; who is
+cancelled tells the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, ParamSpec
+
+from p2pmesh.config import read_type
+from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
+from p2pmesh.driver import Driver
+from p2pmesh.errors import ConfigError, MeshError, NotStarted
+from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of, refuse_unless_json
+from p2pmesh.protocol.limits import CORRELATION_MAX, INSTANCE_ID_MAX
+from p2pmesh.protocol.types import (
+    CallEnded,
+    Instance,
+    Instant,
+    MessageMoved,
+    RequestEnded,
+    SendRefused,
+)
+
+P = ParamSpec("P")
+
+_LIVE: Final = ("alive", "suspect")
+
+
+class Exchange:
+    """The outgoing side of one node."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._deliveries = Deliveries()
+        self._ends: dict[int, asyncio.Future[RequestEnded]] = {}
+        self._calls: dict[int, asyncio.Future[CallEnded]] = {}
+        #: Changes whenever somebody joins, changes or goes.
+        self.membership = Watched()
+
+    # --- messages -------------------------------------------------------------------
+
+    def send(
+        self,
+        source: str,
+        target: str,
+        payload: Any,
+        *,
+        type: str,
+        ttl: float,
+        correlation_id: str | None = None,
+        named: bool = True,
+    ) -> Delivery:
+        """Accept a message; ``named``: the target may be a name.  Raises ConfigError,
+        TypeError, ValueError, MessageTooLarge, QueueFull, NotStarted."""
+        self._check(target, type, correlation_id, ttl, "ttl")
+        instance = self.find(target, named=named)
+        if instance is not None and instance.kind == "guest":
+            refuse_unless_json(payload, f"the guest {target!r}")
+        message_id = self._driver.command(
+            self._driver.core.send,
+            source=source,
+            target=target,
+            named=named,
+            type=type,
+            payload=encode(payload),
+            ttl=ttl,
+            correlation_id=correlation_id,
+        )
+        delivery = Delivery(message_id, target)
+        self._deliveries.add(delivery)
+        return delivery
+
+    async def until_safe(self, delivery: Delivery) -> None:
+        """Until a second node has the message, or none will: its recipient is here,
+        or away.  Raises what became of it instead."""
+        await delivery.until(lambda: delivery.state != "queued" or self._is_kept_here(delivery))
+        if delivery.state != "queued":
+            await delivery.stored()
+
+    async def until_known(self, delivery: Delivery) -> None:
+        """Until the recipient is known.  Raises UnknownTarget, QueueFull."""
+        await delivery.until(
+            lambda: (
+                delivery.state != "queued" or self.find(delivery.target, named=False) is not None
+            )
+        )
+        if delivery.state != "queued":
+            await delivery.stored()
+
+    def broadcast(
+        self,
+        source: str,
+        payload: Any,
+        *,
+        type: str,
+        ttl: float,
+        correlation_id: str | None = None,
+    ) -> Broadcast:
+        """To every live instance but ``source``.  Raises as :meth:`send`."""
+        self._check(None, type, correlation_id, ttl, "ttl")
+        refuse_unless_json(payload, "everyone")
+        message_id, delivered_to = self._driver.command(
+            self._driver.core.broadcast,
+            source=source,
+            type=type,
+            payload=encode(payload),
+            ttl=ttl,
+            correlation_id=correlation_id,
+        )
+        broadcast = Broadcast(message_id, delivered_to)
+        self._deliveries.add(broadcast)
+        return broadcast
+
+    def find(self, target: str, *, named: bool) -> Instance | None:
+        """Where a target lives, as far as that is known and clear."""
+        core = self._driver.core
+        found = core.instance(target)
+        if found is None and named:
+            holders = core.named(target)
+            found = holders[0] if len(holders) == 1 else None
+        return found
+
+    def _is_kept_here(self, delivery: Delivery) -> bool:
+        instance = self.find(delivery.target, named=True)
+        if instance is None:
+            return False
+        is_local = instance.home == self._driver.core.node_id
+        if is_local or instance.state not in _LIVE:
+            delivery.reason = "only here: its recipient is " + ("here too" if is_local else "away")
+            return True
+        return False
+
+    # --- requests ---------------------------------------------------------------------
+
+    async def request(
+        self,
+        source: str,
+        target: str,
+        payload: Any,
+        *,
+        type: str,
+        timeout: float,
+        correlation_id: str | None = None,
+        named: bool = True,
+    ) -> AgentMessage:
+        """Ask and wait for the answer.  Raises as :meth:`send`, and UnknownTarget,
+        AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
+        self._check(target, type, correlation_id, timeout, "timeout")
+        call = self._driver.command(
+            self._driver.core.request,
+            source=source,
+            target=target,
+            named=named,
+            type=type,
+            payload=encode(payload),
+            timeout=timeout,
+            correlation_id=correlation_id,
+        )
+        end: asyncio.Future[RequestEnded] = asyncio.get_running_loop().create_future()
+        self._ends[call] = end
+        try:
+            ended = await end
+        except asyncio.CancelledError:
+            if not self._driver.is_stopped:
+                self._driver.command(self._driver.core.cancel, call)
+            raise
+        finally:
+            self._ends.pop(call, None)
+        if ended.answer is None:
+            raise error_of(ended.error, ended.detail, target, timeout)
+        try:
+            return message_of(ended.answer, ended.via)
+        except UnreadablePayload as error:
+            raise error_of("failed", str(error), target) from None
+
+    async def call(
+        self, command: Callable[Concatenate[Instant, P], int], *args: P.args, **kwargs: P.kwargs
+    ) -> CallEnded:
+        """A registry call of the core, and its end."""
+        number = self._driver.command(command, *args, **kwargs)
+        end: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
+        self._calls[number] = end
+        try:
+            return await end
+        finally:
+            self._calls.pop(number, None)
+
+    # --- outcomes -----------------------------------------------------------------------
+
+    def moved(self, action: MessageMoved) -> None:
+        self._deliveries.moved(action)
+
+    def refused(self, action: SendRefused) -> None:
+        self._deliveries.refused(action)
+
+    def request_ended(self, action: RequestEnded) -> None:
+        _settle(self._ends.get(action.call), action)
+
+    def call_ended(self, action: CallEnded) -> None:
+        _settle(self._calls.get(action.call), action)
+
+    def membership_changed(self) -> None:
+        self.membership.changed()
+        self._deliveries.membership_changed()
+
+    def node_ended(self, error: MeshError) -> tuple[Delivery, ...]:
+        """Nothing more will come: whoever waits gets ``error``.  Returns the
+        deliveries that no second node has."""
+        waiting: list[asyncio.Future[Any]] = [*self._ends.values(), *self._calls.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+        unsafe = self._deliveries.node_ended(error)
+        self.membership.changed()
+        return unsafe
+
+    def _check(
+        self, target: str | None, type: str, correlation_id: str | None, lasts: float, what: str
+    ) -> None:
+        """Raise ConfigError for what no message can have."""
+        if self._driver.is_stopped:
+            raise NotStarted("this node does not run: enter it with 'async with', or make another")
+        if target is not None and not 1 <= len(target.encode(errors="replace")) <= INSTANCE_ID_MAX:
+            raise ConfigError(f"target {target!r:.80}: give the id or name of an instance")
+        try:
+            read_type(type)
+        except ValueError as error:
+            raise ConfigError(f"type {type!r:.80}: {error}") from None
+        if correlation_id is not None and len(correlation_id) > CORRELATION_MAX:
+            raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} characters are carried")
+        if not lasts > 0:
+            raise ConfigError(f"{what} {lasts!r}: give seconds above 0")
+
+
+def _settle(waiting: asyncio.Future[Any] | None, action: Any) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(action)

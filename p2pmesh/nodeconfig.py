@@ -1,0 +1,180 @@
+"""What a node is told once: the arguments of ``Node``, checked.
+
+Every value is checked when the node is made, so that a mistake is an error at the
+line that made it; the message names the argument, the value and the fix.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from p2pmesh.config import (
+    read_address,
+    read_http,
+    read_instance_id,
+    read_label,
+    read_name,
+    read_peer,
+    read_port,
+)
+from p2pmesh.datadir import Identity
+from p2pmesh.errors import ConfigError
+from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
+from p2pmesh.protocol.limits import LABELS_MAX, NAME_MAX
+from p2pmesh.protocol.timing import PRESETS
+
+T = TypeVar("T")
+
+Keys: TypeAlias = str | bytes | Sequence[str | bytes] | None
+DataHome: TypeAlias = str | os.PathLike[str] | Identity | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """The arguments of ``Node``, each as it is used."""
+
+    name: str
+    mesh: str
+    instance_id: str | None
+    capabilities: tuple[str, ...]
+    profiles: tuple[str, ...]
+    peers: tuple[str, ...]  # "host:port"
+    mdns: bool
+    port: int | None
+    bind: tuple[str, ...]
+    http: str | None  # "auto", "host:port"; None: off
+    data_dir: Path | Identity | None
+    keys: tuple[bytes, ...]  # empty: an open mesh
+    agent: bool
+    candidate: bool
+    quorum: int | None
+    preset: str
+    zeroconf: Any
+
+
+def check(
+    *,
+    name: str | None,
+    mesh: str,
+    instance_id: str | None,
+    capabilities: Iterable[str],
+    profiles: Iterable[str],
+    peers: Iterable[str],
+    mdns: bool,
+    port: int | None,
+    bind: Iterable[str],
+    http: str | None,
+    data_dir: DataHome,
+    key: Keys,
+    agent: bool,
+    candidate: bool,
+    quorum: int | None,
+    preset: str,
+    zeroconf: Any,
+) -> NodeConfig:
+    """Check the arguments of ``Node``; raises ConfigError.  Without a ``key`` the
+    environment is asked, and may insist on one."""
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r}: give one of {', '.join(PRESETS)}")
+    if quorum is not None and quorum < 1:
+        raise ConfigError(f"quorum {quorum}: give at least 1")
+    config = NodeConfig(
+        name=_read("name", read_name, name) if name is not None else _hostname(),
+        mesh=_read("mesh", read_name, mesh),
+        instance_id=(
+            _read("instance_id", read_instance_id, instance_id) if instance_id is not None else None
+        ),
+        capabilities=_labels("capabilities", capabilities),
+        profiles=_labels("profiles", profiles),
+        peers=_each("peers", read_peer, peers),
+        mdns=mdns,
+        port=_read("port", read_port, str(port)) if port is not None else None,
+        bind=_each("bind", read_address, bind),
+        http=_http(http),
+        data_dir=Path(data_dir) if isinstance(data_dir, str | os.PathLike) else data_dir,
+        keys=_keys(key),
+        agent=agent,
+        candidate=candidate,
+        quorum=quorum,
+        preset=preset,
+        zeroconf=zeroconf,
+    )
+    KeyRing(config.mesh, config.keys)  # raises for keys that do not fit each other
+    return config
+
+
+def new_instance_id(name: str) -> str:
+    """``<name>-<uuid7>``: sorts by time, and nobody else has it."""
+    tail = bytearray(os.urandom(10))
+    tail[0] = tail[0] & 0x0F | 0x70  # version 7
+    tail[2] = tail[2] & 0x3F | 0x80  # the RFC's variant
+    text = ((time.time_ns() // 1_000_000) & 0xFFFF_FFFF_FFFF).to_bytes(6).hex() + tail.hex()
+    return f"{name}-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _read(argument: str, read: Callable[[str], T], value: object) -> T:
+    if not isinstance(value, str):
+        raise ConfigError(f"{argument} {value!r:.80}: give text, not {type(value).__name__}")
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ConfigError(f"{argument} {value!r:.80}: {error}") from None
+
+
+def _each(argument: str, read: Callable[[str], str], values: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise ConfigError(f"{argument} {values!r:.80}: give a list of texts, not one text")
+    return tuple(_read(argument, read, value) for value in values)
+
+
+def _labels(argument: str, values: Iterable[str]) -> tuple[str, ...]:
+    labels = _each(argument, read_label, values)
+    if len(labels) > LABELS_MAX:
+        raise ConfigError(f"{argument}: {len(labels)} are given, at most {LABELS_MAX} are carried")
+    return labels
+
+
+def _http(http: str | None) -> str | None:
+    setting = _read("http", read_http, http) if http is not None else "off"
+    return None if setting == "off" else setting
+
+
+def _keys(key: Keys) -> tuple[bytes, ...]:
+    match key:
+        case None:
+            return _keys_of_environment()
+        case str() | bytes():
+            return (_key(key),)
+        case _:
+            return tuple(_key(each) for each in key)
+
+
+def _key(key: str | bytes) -> bytes:
+    try:
+        return parse_key(key) if isinstance(key, str) else key
+    except ConfigError as error:
+        raise ConfigError(f"key: {error}") from None
+
+
+def _keys_of_environment() -> tuple[bytes, ...]:
+    """An application that says nothing about keys obeys who runs it."""
+    if text := os.environ.get("P2PMESH_KEY"):
+        try:
+            return parse_keys(text)
+        except ConfigError as error:
+            raise ConfigError(f"P2PMESH_KEY: {error}") from None
+    if os.environ.get("P2PMESH_REQUIRE_KEY") == "1":
+        raise ConfigError("P2PMESH_REQUIRE_KEY=1 and there is no key; give P2PMESH_KEY, or key=…")
+    return ()
+
+
+def _hostname() -> str:
+    """The host's name as far as it is fit to be shown."""
+    text = "".join(c for c in socket.gethostname() if c.isprintable())
+    return text.encode(errors="replace")[:NAME_MAX].decode(errors="ignore") or "node"

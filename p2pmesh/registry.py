@@ -1,0 +1,219 @@
+"""What the HTTP API asks of a node, answered by one (``http.backend.Backend``).
+
+Values in and out; errors are those that the API knows.  Whatever it is about an
+instance that lives elsewhere, the core asks its home.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from p2pmesh.errors import QueueFull
+from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
+from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, is_json, message_of
+from p2pmesh.protocol.timing import MESSAGE_TTL
+from p2pmesh.protocol.types import (
+    Envelope,
+    Event,
+    LeaderInfo,
+    LinkInfo,
+    Member,
+    NodeId,
+    Recipient,
+)
+
+if TYPE_CHECKING:
+    from p2pmesh.events import EventReader
+    from p2pmesh.running import Running
+
+log = logging.getLogger("p2pmesh.registry")
+
+
+class NodeBackend:
+    """The HTTP API's view of one running node."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    # --- the node's view ----------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        return self._running.core.node_id.hex()
+
+    @property
+    def instance_id(self) -> str:
+        return self._running.instance_id
+
+    @property
+    def mesh(self) -> str:
+        return self._running.mesh
+
+    @property
+    def durable(self) -> bool:
+        return False  # a data dir holds no messages yet
+
+    @property
+    def http_url(self) -> str | None:
+        return self._running.http_url
+
+    @property
+    def uptime(self) -> float:
+        return self._running.uptime
+
+    def self_member(self) -> Member:
+        return self._running.query(self._running.core.me)
+
+    def all_members(self) -> tuple[Member, ...]:
+        return self._running.query(self._running.core.members)
+
+    def leader_info(self) -> LeaderInfo:
+        return self._running.query(self._running.core.leader)
+
+    def links(self) -> tuple[LinkInfo, ...]:
+        return self._running.query(self._running.core.links)
+
+    def counters(self) -> dict[str, int]:
+        return self._running.counters()
+
+    # --- instances ------------------------------------------------------------------------
+
+    async def register(
+        self,
+        instance_id: str,
+        hostname: str,
+        port: int,
+        capabilities: tuple[str, ...],
+        profiles: tuple[str, ...],
+    ) -> None:
+        core = self._running.core
+        ended = await self._running.exchange.call(
+            core.register, instance_id, hostname, port, capabilities, profiles
+        )
+        _raise_for(ended.status, instance_id)
+
+    async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
+        packed = None if metrics is None else encode(metrics)
+        core = self._running.core
+        ended = await self._running.exchange.call(core.heartbeat, instance_id, status, packed)
+        _raise_for(ended.status, instance_id)
+        return ended.status != "unknown"
+
+    async def deregister(self, instance_id: str) -> bool:
+        ended = await self._running.exchange.call(self._running.core.deregister, instance_id)
+        _raise_for(ended.status, instance_id)
+        return ended.status != "unknown"
+
+    # --- messages -------------------------------------------------------------------------
+
+    async def post(
+        self,
+        source: str,
+        target: str | None,
+        type: str,
+        payload: Any,
+        correlation_id: str | None,
+    ) -> Sent:
+        exchange = self._running.exchange
+        if target is None:
+            cast = exchange.broadcast(
+                source, payload, type=type, ttl=MESSAGE_TTL, correlation_id=correlation_id
+            )
+            return Sent(cast.message_id, cast.delivered_to, "queued")
+        delivery = exchange.send(
+            source,
+            target,
+            payload,
+            type=type,
+            ttl=MESSAGE_TTL,
+            correlation_id=correlation_id,
+            named=False,
+        )
+        await exchange.until_known(delivery)
+        return Sent(delivery.message_id, (target,), delivery.state)
+
+    async def read(
+        self, instance_id: str, *, limit: int | None = None
+    ) -> tuple[RegistryMessage, ...]:
+        ended = await self._running.exchange.call(self._running.core.read, instance_id, limit)
+        if ended.status == "unavailable":
+            raise Unavailable(instance_id)
+        read = zip(ended.messages, ended.vias, strict=True)
+        opened = [(envelope, self._open(envelope, via)) for envelope, via in read]
+        poison = tuple(envelope.message_id for envelope, message in opened if message is None)
+        if poison:
+            await self.acknowledge(instance_id, poison)
+        return tuple(message for _, message in opened if message is not None)
+
+    def _open(self, envelope: Envelope, via: NodeId) -> RegistryMessage | None:
+        """None for what a JSON reader could not read: one such message would cost it
+        the whole list.  Senders refuse it; it comes from one that does not."""
+        try:
+            message = message_of(envelope, via)
+        except UnreadablePayload as error:
+            log.warning("message %s for a guest is dropped: %s", envelope.message_id, error)
+            return None
+        if not is_json(message.payload):
+            log.warning(
+                "message %s of %s for a guest is dropped: JSON does not have its payload",
+                envelope.message_id, envelope.source,
+            )  # fmt: skip
+            return None
+        return _as_registry_message(message)
+
+    async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None:
+        core = self._running.core
+        await self._running.exchange.call(core.acknowledge, instance_id, message_ids)
+
+    def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
+        return self._running.core.message_state(message_id)
+
+    async def ask(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        payload: Any,
+        timeout: float,
+        correlation_id: str | None,
+    ) -> RegistryMessage:
+        answer = await self._running.exchange.request(
+            source, target, payload, type=type, timeout=timeout, correlation_id=correlation_id
+        )
+        return _as_registry_message(answer)
+
+    # --- events ---------------------------------------------------------------------------
+
+    def subscribe(self, after: int | None = None) -> AsyncGenerator[Event, None]:
+        return _generate(self._running.events.subscribe(after))
+
+
+async def _generate(reader: EventReader) -> AsyncGenerator[Event, None]:
+    async for event in reader:
+        yield event
+
+
+def _as_registry_message(message: AgentMessage) -> RegistryMessage:
+    return RegistryMessage(
+        message_id=message.message_id,
+        source_instance=message.source_instance,
+        target_instance=message.target_instance,
+        message_type=message.message_type,
+        payload=message.payload,
+        correlation_id=message.correlation_id,
+        created_at=message.created_at,
+    )
+
+
+def _raise_for(status: str, instance_id: str) -> None:
+    match status:
+        case "conflict":
+            raise Conflict(f"{instance_id!r} is the agent of a live node")
+        case "forbidden":
+            raise Forbidden(f"{instance_id!r} is the agent of a live node")
+        case "full":
+            raise QueueFull("this mesh lists as many guests as it can; let some deregister")
+        case "unavailable":
+            raise Unavailable(f"the home of {instance_id!r} does not answer; try again")

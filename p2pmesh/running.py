@@ -1,0 +1,520 @@
+"""One run of a node: made of its parts, driven, and taken apart again.
+
+This is where protocol, transport, data dir, rendezvous, HTTP and the agent's
+handlers are joined; none of them knows the others.
+
+    identity ─► interfaces ─► link port ─► HTTP port ─► core ─► rendezvous ─► joined
+
+Each step leaves its undoing on a stack, so that a start that fails half-way and an
+orderly end take the same way out.  Logging of what happens to a node is here.
+
+Invariants: every action of the core is performed or handed on exactly once; when
+``ended`` is done, nothing of the node is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from p2pmesh.datadir import DataDir, EphemeralIdentity, Identity
+from p2pmesh.delivery import Delivery
+from p2pmesh.driver import Driver
+from p2pmesh.errors import IdentityConflict, MeshError, NotStarted
+from p2pmesh.events import EventHub
+from p2pmesh.exchange import Exchange
+from p2pmesh.handlers import Handlers
+from p2pmesh.leadership import Leadership
+from p2pmesh.messages import UnreadablePayload, decode, is_json
+from p2pmesh.nodeconfig import NodeConfig, new_instance_id
+from p2pmesh.protocol.keys import KeyRing
+from p2pmesh.protocol.mesh import Mesh
+from p2pmesh.protocol.timing import MESSAGE_TTL
+from p2pmesh.protocol.types import (
+    Agent,
+    Alone,
+    CallEnded,
+    Candidate,
+    Demoted,
+    DoubleIdentity,
+    Elected,
+    Envelope,
+    Event,
+    Instant,
+    Joined,
+    LeaderChanged,
+    Life,
+    MemberEvent,
+    MeshConfig,
+    MessageArrived,
+    MessageDead,
+    MessageDone,
+    MessageEvent,
+    MessageExpired,
+    MessageMoved,
+    MessageWithdrawn,
+    PeerRejected,
+    RequestArrived,
+    RequestCancelled,
+    RequestEnded,
+    SendRefused,
+    Stop,
+)
+from p2pmesh.rendezvous import Presence, Rendezvous
+from p2pmesh.transport.clock import instant
+from p2pmesh.transport.interfaces import (
+    Selection,
+    choose,
+    join_address,
+    read_interfaces,
+    split_address,
+    watch_interfaces,
+)
+from p2pmesh.transport.runtime import RuntimeEntry
+
+if TYPE_CHECKING:  # aiohttp takes 0.3 s to import: only where HTTP is served
+    from p2pmesh.http.server import RegistryServer
+
+log = logging.getLogger("p2pmesh")
+
+T = TypeVar("T")
+
+#: A message event tells the payload of a message no larger than this, encoded.
+EVENT_PAYLOAD_MAX = 4096
+
+
+class Running:
+    """A node between its start and its end."""
+
+    driver: Driver
+    exchange: Exchange
+    identity: Identity
+    selection: Selection
+    instance_id: str
+    port: int
+
+    def __init__(
+        self, config: NodeConfig, handlers: Handlers, events: EventHub, leadership: Leadership
+    ) -> None:
+        self.config = config
+        self.handlers = handlers
+        self.events = events
+        self.leadership = leadership
+        self.mesh = config.mesh
+        self.keys = KeyRing(config.mesh, config.keys)
+        self.started_at = time.time()
+        self.unsafe: tuple[Delivery, ...] = ()  # at the end: what no second node has
+        loop = asyncio.get_running_loop()
+        #: The node has taken its life.
+        self.joined: asyncio.Future[Joined] = loop.create_future()
+        #: All is closed; an IdentityConflict when another node made this one end.
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self._started = instant()
+        self._stopped: asyncio.Future[str] = loop.create_future()
+        self._closing: asyncio.Task[None] | None = None
+        self._listening: set[str] = set()
+        self._stack = AsyncExitStack()
+        self._server: RegistryServer | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._drops: list[Callable[[], None]] = []  # what a forked child has to let go of
+        handlers.outcomes = self
+        self._performers: dict[type, Callable[[Any], None]] = {
+            MessageArrived: self._message_arrived,
+            MessageWithdrawn: lambda action: handlers.withdrawn((action.message_id,)),
+            RequestArrived: handlers.request_arrived,
+            RequestCancelled: lambda action: handlers.request_cancelled(action.request),
+            RequestEnded: self._request_ended,
+            CallEnded: self._call_ended,
+            SendRefused: self._send_refused,
+            MessageMoved: self._message_moved,
+            Stop: self._stop,
+        }
+
+    # --- views ----------------------------------------------------------------------
+
+    @property
+    def core(self) -> Mesh:
+        return self.driver.core
+
+    @property
+    def uptime(self) -> float:
+        return instant().now - self._started.now
+
+    @property
+    def http_url(self) -> str | None:
+        return self._server.url if self._server is not None else None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What others are told, best first."""
+        hosts = self.selection.advertised or self.selection.bound[:1]
+        return tuple(join_address(host, self.port) for host in hosts)
+
+    def query(self, view: Callable[[Instant], T]) -> T:
+        """What a view of the core shows now.  Raises NotStarted after the end."""
+        if self.driver.is_stopped:
+            raise NotStarted("this node has ended: make a new one")
+        return view(instant())
+
+    def counters(self) -> dict[str, int]:
+        transport = {f"transport_{k}": n for k, n in self.driver.transport.dropped.items()}
+        return self.core.counters() | transport | {"off_link_refused": self.driver.refused_off_link}
+
+    # --- the start ------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when all ports are bound and others can find this node; it has
+        not joined yet.  Raises ConfigError, StoreFull."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        await self._open_identity()
+        self.selection = self._select()
+        self.driver = Driver(
+            outcome=self._perform,
+            admits=self._admits,
+            persist=self.identity.keep if self.identity.is_persistent else None,
+        )
+        self.exchange = Exchange(self.driver)
+        self._stack.push_async_callback(self.driver.aclose)
+        self._drops.append(self.driver.drop_in_child)
+        await self._listen(config.port)
+        if config.http is not None:
+            await self._serve_http(config.http)
+        self.driver.start(self._make_core())
+        if not config.agent:
+            self.instance_id = self.core.node_id.hex()
+        self._say_how_it_runs()
+        self._rendezvous = Rendezvous(
+            found=self._candidate_found,
+            lost=self._candidate_lost,
+            peers=config.peers,
+            mdns=config.mdns,
+            zeroconf=config.zeroconf,
+        )
+        self._stack.push_async_callback(self._rendezvous.close)
+        self._drops.append(self._rendezvous.drop_in_child)
+        await self._rendezvous.start(self._presence())
+        watch = watch_interfaces(self.selection, self._select, self._readdress)
+        self._stack.callback(asyncio.get_running_loop().create_task(watch).cancel)
+
+    async def _open_identity(self) -> None:
+        where = self.config.data_dir
+        if where is None:
+            self.identity = EphemeralIdentity()
+        elif isinstance(where, os.PathLike):
+            self.identity = await asyncio.to_thread(DataDir.open, where)
+        else:
+            self.identity = where
+        self._stack.callback(self.identity.close)
+        self._drops.append(self.identity.drop_in_child)
+        kept = self.identity.instance_id
+        self.instance_id = self.config.instance_id or kept or new_instance_id(self.config.name)
+        if self.config.agent and self.instance_id != kept:
+            await asyncio.to_thread(self.identity.keep_instance_id, self.instance_id)
+
+    def _select(self) -> Selection:
+        return choose(
+            read_interfaces(),
+            bind=self.config.bind,
+            open_mesh=self.keys.is_open,
+            loopback=self.config.preset == "local",
+        )
+
+    def _admits(self, address: str) -> bool:
+        """Without a key, only neighbours are listened to."""
+        return not self.keys.is_open or self.selection.is_on_link(split_address(address)[0])
+
+    async def _listen(self, port: int | None) -> None:
+        hosts = [host for host in self.selection.bound if host not in self._listening]
+        if hosts:
+            bound = await self.driver.transport.listen(hosts, port)
+            self._listening.update(hosts)
+            self.port = split_address(bound[0])[1]
+
+    async def _serve_http(self, http: str) -> None:
+        from p2pmesh.http.server import RegistryServer
+        from p2pmesh.registry import NodeBackend
+        from p2pmesh.transport.ports import listen
+
+        self._server = await RegistryServer.start(NodeBackend(self), http, listen=listen)
+        self._stack.push_async_callback(self._server.stop)
+
+    def _make_core(self) -> Mesh:
+        config = self.config
+        agent = Agent(
+            instance_id=self.instance_id,
+            capabilities=config.capabilities,
+            profiles=config.profiles,
+            hostname=split_address(self.addresses[0])[0],
+            http_port=self._server.port if self._server is not None else 0,
+            created_at=time.time_ns() // 1000,
+            persistent=self.identity.is_persistent,
+        )
+        return Mesh(
+            MeshConfig(
+                mesh=config.mesh,
+                keys=config.keys,
+                name=config.name,
+                agent=agent if config.agent else None,
+                candidate=config.candidate,
+                quorum=config.quorum,
+                preset=config.preset,
+                addresses=self.addresses,
+                persistent=self.identity.is_persistent,
+                process=os.urandom(8),
+            ),
+            seed=self.identity.seed,
+            at=instant(),
+            rng=random.Random(),
+            entropy=os.urandom,
+            restored=self.identity.restored,
+        )
+
+    def _say_how_it_runs(self) -> None:
+        for choice in self.selection.choices:
+            verb = "uses" if choice.used else "skips"
+            log.info("%s %s on %s: %s", verb, choice.address, choice.interface, choice.reason)
+        for notice in self.identity.notices:
+            log.warning("%s", notice)
+        if self.keys.is_open:
+            log.warning(
+                "mesh %r is open: whoever reaches this network can join it and read along; "
+                "give every node the same key to close it",
+                self.mesh,
+            )
+        log.info(
+            "node %s (%s) of mesh %r listens at %s, HTTP %s; messages are not durable yet",
+            self.instance_id,
+            self.core.node_id.hex()[:16],
+            self.mesh,
+            ", ".join(self.addresses),
+            self.http_url or "off",
+        )
+
+    # --- being found ------------------------------------------------------------------
+
+    def _presence(self) -> Presence:
+        return Presence(
+            node_id=self.core.node_id,
+            mesh_id=self.keys.mesh_id,
+            kid=self.keys.offered.kid,
+            is_open=self.keys.is_open,
+            hosts=tuple(split_address(address)[0] for address in self.addresses),
+            port=self.port,
+            entry=RuntimeEntry(
+                pid=os.getpid(),
+                mesh=self.mesh,
+                node_id=self.core.node_id.hex(),
+                instance_id=self.instance_id,
+                addresses=tuple(join_address(host, self.port) for host in self.selection.bound),
+                http=self.http_url,
+                token=None,
+                started=self.started_at,
+            ),
+        )
+
+    def _candidate_found(self, candidate: Candidate) -> None:
+        if not self.driver.is_stopped:
+            self.driver.command(self.core.candidate_found, candidate)
+
+    def _candidate_lost(self, key: str) -> None:
+        if not self.driver.is_stopped:
+            self.driver.command(self.core.candidate_lost, key)
+
+    async def _readdress(self, selection: Selection) -> None:
+        """The machine's addresses changed."""
+        self.selection = selection
+        try:
+            await self._listen(self.port)
+        except MeshError as error:
+            log.warning("not listening at a new address: %s", error)
+        log.info("this node is now at %s", ", ".join(self.addresses))
+        self.driver.command(self.core.addresses_changed, self.addresses)
+        if self._rendezvous is not None:
+            await self._rendezvous.update(self._presence())
+
+    # --- what the core wants done -------------------------------------------------------
+
+    def _perform(self, action: Any) -> None:
+        performer = self._performers.get(type(action))
+        if performer is not None:
+            performer(action)
+        else:
+            self._happened(action)
+
+    def _message_arrived(self, action: MessageArrived) -> None:
+        if self.events.is_read:
+            self.events.publish(_event_of(action.envelope))
+        self.handlers.message_arrived(action)
+
+    def _message_moved(self, action: MessageMoved) -> None:
+        self.exchange.moved(action)
+        if not self.events.is_read:
+            return
+        message_id, recipient = action.message_id, action.recipient
+        match action.state:
+            case "done":
+                self.events.publish(MessageDone(message_id=message_id, recipient=recipient))
+            case "expired" if not self._is_here(recipient):
+                self.events.publish(MessageExpired(message_id=message_id, recipient=recipient))
+            case "dead" if not self._is_here(recipient):
+                self.events.publish(
+                    MessageDead(message_id=message_id, recipient=recipient, reason=action.reason)
+                )
+
+    def _is_here(self, recipient: str) -> bool:
+        """A recipient whose mailbox is here: the core told its end already."""
+        instance = self.core.instance(recipient)
+        return instance is not None and instance.home == self.core.node_id
+
+    def _request_ended(self, action: RequestEnded) -> None:
+        self.exchange.request_ended(action)
+
+    def _call_ended(self, action: CallEnded) -> None:
+        self.exchange.call_ended(action)
+
+    def _send_refused(self, action: SendRefused) -> None:
+        self.exchange.refused(action)
+
+    def _happened(self, event: Event) -> None:
+        """Something worth telling."""
+        self.events.publish(event)
+        match event:
+            case MemberEvent():
+                log.info("%s: %s", type(event).__name__, event.instance_id)
+                self.exchange.membership_changed()
+            case LeaderChanged(leader_id=leader, epoch=epoch, reason=reason):
+                log.info("the leader is %s, epoch %s (%s)", leader, epoch, reason)
+                self.exchange.membership_changed()
+            case Joined(life=life):
+                self._joined(event)
+                log.info("joined with life %s", life)
+            case Elected() | Demoted():
+                self.leadership.changed(event)
+            case PeerRejected(reason=reason, address=address):
+                log.warning("%s is not of this mesh: %s", address, reason)
+            case DoubleIdentity(node_id=node_id, addresses=addresses):
+                log.error("identity %s is live twice: %s", node_id, ", ".join(addresses))
+            case Alone(tried=tried):
+                self._warn_alone(tried)
+
+    def _joined(self, event: Joined) -> None:
+        if not self.joined.done():
+            self.joined.set_result(event)
+        if self.identity.is_persistent:
+            ms, logical, number = map(int, event.life.split("."))
+            self.driver.persist(Life(ms, logical, number))
+        self.exchange.membership_changed()
+
+    def _warn_alone(self, tried: tuple[str, ...]) -> None:
+        others = self._rendezvous.other_meshes if self._rendezvous is not None else 0
+        log.warning(
+            "nobody else was met for 10 s. Listening at %s; tried %s; mDNS is %s%s. "
+            "See docs/troubleshooting.md",
+            ", ".join(self.addresses),
+            ", ".join(tried) or "nobody, since nothing was found",
+            "on" if self.config.mdns else "off",
+            f" and shows {others} nodes of other meshes" if others else "",
+        )
+
+    # --- what handlers report (handlers.Outcomes) -----------------------------------------
+
+    def completed(self, message_id: str, ok: bool, reason: str) -> None:
+        self.driver.command(self.core.message_completed, message_id, ok, reason)
+
+    def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None:
+        self.driver.command(self.core.respond, request, payload, error, detail)
+
+    def answered(self, query: Envelope, payload: bytes) -> None:
+        self.driver.command(
+            self.core.send,
+            source=self.instance_id,
+            target=query.source,
+            named=False,
+            type="Response",
+            payload=payload,
+            ttl=MESSAGE_TTL,
+            correlation_id=query.message_id,
+        )
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Say goodbye once what runs has ended and receipts are in, 5 s at most, and
+        close everything.  Cancelled, it closes at once."""
+        if not self.driver.is_stopped:
+            self.driver.command(self.core.leave)
+        try:
+            withdrawal = self._rendezvous.close() if self._rendezvous is not None else _nothing()
+            await asyncio.gather(asyncio.shield(self._stopped), withdrawal)
+        finally:
+            await self._close()
+
+    def _stop(self, action: Stop) -> None:
+        """The core has ended.  When nobody asked it to, everything is closed now."""
+        if not self._stopped.done():
+            self._stopped.set_result(action.reason)
+        if action.reason != "left":
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+
+    async def _close(self) -> None:
+        reason = self._stopped.result() if self._stopped.done() else "left"
+        error: MeshError = NotStarted("this node has left")
+        if reason != "left":
+            error = IdentityConflict(
+                f"another live node has the identity {self.core.node_id.hex()[:16]}… or the "
+                f"instance id {self.instance_id!r} ({reason}): give each its own data directory"
+            )
+        self.handlers.stop()
+        self.leadership.stop()
+        self.unsafe = self.unsafe or self.exchange.node_ended(error)
+        self.events.close()
+        try:
+            await self._stack.aclose()
+        finally:
+            for future in (self.joined, self.ended):
+                if not future.done() and reason != "left":
+                    future.set_exception(error)
+                    future.exception()  # who waits is told; nobody has to
+            if not self.joined.done():
+                self.joined.set_exception(error)
+                self.joined.exception()
+            if not self.ended.done():
+                self.ended.set_result(None)
+
+    def drop_in_child(self) -> None:
+        """In a forked child: close what was inherited, say nothing to anyone."""
+        for drop in self._drops:
+            drop()
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _event_of(envelope: Envelope) -> MessageEvent:
+    """The event of a message; its payload where that is small and JSON has it."""
+    payload: Any = None
+    if len(envelope.payload) <= EVENT_PAYLOAD_MAX:
+        try:
+            payload = decode(envelope.payload)
+        except UnreadablePayload:
+            payload = None
+    return MessageEvent(
+        message_id=envelope.message_id,
+        source=envelope.source,
+        type=envelope.type,
+        payload=payload if is_json(payload) else None,
+    )
