@@ -79,6 +79,15 @@ def test_the_longest_message_fits_and_one_byte_more_is_the_callers_mistake():
             writer.seal(messages)
 
 
+def test_a_frame_is_filled_to_its_last_byte_and_no_further():
+    first = b"x" * 30_000
+    for second, lengths in ((35_515, [FRAME_MAX]), (35_516, [30_018, 35_534])):
+        writer, reader = ends()
+        stream = writer.seal([first, b"y" * second])
+        assert frame_lengths(stream) == lengths
+        assert reader.feed(stream) == [first, b"y" * second]
+
+
 def test_no_messages_are_no_bytes():
     writer, _ = ends()
     assert writer.seal([]) == b""

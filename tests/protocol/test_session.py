@@ -193,15 +193,16 @@ def test_a_kid_alone_opens_nothing(monkeypatch):
     assert (error.reason, error.reply) == (HANDSHAKE_FAILED, b"")
 
 
-def test_an_unknown_version_is_refused_with_one_line_naming_both(monkeypatch):
-    monkeypatch.setattr(session, "VERSION_MAX", 3)
+@pytest.mark.parametrize("version", [0, 3])
+def test_an_unknown_version_is_refused_with_one_line_naming_both(monkeypatch, version):
+    monkeypatch.setattr(session, "VERSION_MAX", version)
     a = initiator()
     offer = a.start()
     monkeypatch.undo()
     error = refused(responder(), offer)
-    assert error.reason == "version 3 is not among 1..1"
-    monkeypatch.setattr(session, "VERSION_MAX", 3)
-    assert refused(a, error.reply).reason == "version 3 is not among 1..1"
+    assert error.reason == f"version {version} is not among 1..1"
+    monkeypatch.setattr(session, "VERSION_MAX", version)
+    assert refused(a, error.reply).reason == f"version {version} is not among 1..1"
 
 
 def test_a_flag_of_a_later_version_is_carried_not_refused():
