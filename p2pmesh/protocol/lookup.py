@@ -81,6 +81,14 @@ class Lookup:
     def highest(self) -> Life:
         return self._core.view.highest
 
+    def agents_of(self, nodes: Iterable[NodeId]) -> Iterator[str]:
+        """The instance ids of these nodes' own agents."""
+        for node in nodes:
+            held = self._core.view.nodes.get(node)
+            signed = held.last if isinstance(held, Tombstone) else held
+            if signed is not None and signed.record.agent is not None:
+                yield signed.record.agent.instance_id
+
     # --- members --------------------------------------------------------------------------
 
     def members(self) -> tuple[Member, ...]:
