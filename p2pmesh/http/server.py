@@ -81,7 +81,8 @@ class RegistryServer:
         """
         host, port = bind.address(http)
         try:
-            (listener,) = listen((host,), port, DEFAULT_HTTP_PORT)
+            # In a thread: to name who has a taken port is to read many small files.
+            (listener,) = await asyncio.to_thread(listen, (host,), port, DEFAULT_HTTP_PORT)
         except ConfigError as error:
             raise ConfigError(f"--http {http}: {error}") from None
         self = cls(backend, host, listener.getsockname()[1], names)

@@ -41,11 +41,15 @@ class Served:
         return self.wait(call())
 
     def wait(self, awaitable: Awaitable[T]) -> T:
+        return self.start(awaitable).result(STARTS_WITHIN)
+
+    def start(self, awaitable: Awaitable[T]) -> Future[T]:
+        """Lets it run there; does not wait."""
+
         async def call() -> T:
             return await awaitable
 
-        done: Future[T] = asyncio.run_coroutine_threadsafe(call(), self._loop)
-        return done.result(STARTS_WITHIN)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop)
 
 
 @contextmanager
