@@ -66,6 +66,14 @@ def test_every_test_environment_is_explained_to_contributors() -> None:
     assert [name for name in environments if f"`tox -e {name}`" not in contributing] == []
 
 
+def test_the_status_page_names_only_tests_that_exist() -> None:
+    status = (ROOT / "docs" / "status.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", status)
+    assert named
+    for path, function in named:
+        assert f"def {function}" in (ROOT / path).read_text()
+
+
 def test_every_dependency_is_imported_somewhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = [re.split("[><=]", each)[0] for each in project["dependencies"]]
