@@ -20,13 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
 
 from p2pmesh.cli import output
-from p2pmesh.cli.call import Call
+from p2pmesh.cli.call import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Call
 from p2pmesh.config import CLIENT, POST, Option, Settings, options_of, resolve
 from p2pmesh.errors import ConfigError, MeshError
-
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
