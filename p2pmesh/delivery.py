@@ -207,7 +207,8 @@ def error_of(code: str, detail: str, target: str, timeout: float | None = None) 
         case "timeout":
             return RequestTimeout(f"{target!r} did not answer within {timeout} s")
         case "unknown":
-            return UnknownTarget(target, tuple(filter(None, detail.split("\n"))))
+            near = (name for name in detail.split("\n") if name not in ("", target))
+            return UnknownTarget(target, tuple(near))
         case "ambiguous":
             return AmbiguousTarget(target, tuple(filter(None, detail.split("\n"))))
         case "queue_full":

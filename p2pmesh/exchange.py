@@ -130,8 +130,8 @@ class Exchange:
 
     def _is_kept_here(self, delivery: Delivery) -> bool:
         instance = self.find(delivery.target, named=True)
-        if instance is None:
-            return False
+        if instance is None or (instance.state == "left" and not instance.persistent):
+            return False  # what becomes of it is being decided
         is_local = instance.home == self._driver.core.node_id
         if is_local or instance.state not in _LIVE:
             delivery.reason = "only here: its recipient is " + ("here too" if is_local else "away")

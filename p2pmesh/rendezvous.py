@@ -73,7 +73,7 @@ class Rendezvous:
     async def start(self, presence: Presence) -> None:
         """Returns when the runtime file is written and mDNS was tried.  Raises
         ConfigError for a ``zeroconf`` that cannot be used."""
-        self._enter_runtime_directory(presence.entry)
+        await self._enter_runtime_directory(presence.entry)
         for peer in self._peers:
             self._spawn(self._follow_peer(peer))
         if self._uses_mdns:
@@ -86,7 +86,7 @@ class Rendezvous:
         """The own addresses changed."""
         if self._file is not None:
             try:
-                self._file.write(presence.entry)
+                await asyncio.to_thread(self._file.write, presence.entry)
             except OSError as error:
                 log.warning("the runtime file keeps the old addresses: %s", error)
         if self._discovery is not None:
@@ -95,7 +95,7 @@ class Rendezvous:
     async def close(self) -> None:
         """Withdraw from everywhere."""
         if self._file is not None:
-            self._file.remove()
+            await asyncio.to_thread(self._file.remove)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,27 +111,25 @@ class Rendezvous:
 
     # --- this machine -----------------------------------------------------------------
 
-    def _enter_runtime_directory(self, entry: RuntimeEntry) -> None:
+    async def _enter_runtime_directory(self, entry: RuntimeEntry) -> None:
         try:
-            self._file = RuntimeFile(runtime_path())
-            self._file.write(entry)
+            self._file = await asyncio.to_thread(_write_runtime_file, entry)
         except (ConfigError, OSError) as error:
-            self._file = None
             log.warning(
                 "nodes on this machine, and the command line, will not find this one: %s", error
             )
             return
         watch = RuntimeWatch(self._file.directory, entry.mesh, self._file.name)
-        self._look(watch)
+        await self._look(watch)
         self._spawn(self._watch_runtime_directory(watch))
 
     async def _watch_runtime_directory(self, watch: RuntimeWatch) -> None:
         while True:
             await asyncio.sleep(RUNTIME_POLL_INTERVAL)
-            self._look(watch)
+            await self._look(watch)
 
-    def _look(self, watch: RuntimeWatch) -> None:
-        found, lost = watch.poll()
+    async def _look(self, watch: RuntimeWatch) -> None:
+        found, lost = await asyncio.to_thread(watch.poll)
         for name in lost:
             self._lost(f"runtime:{name}")
         for name, entry in found.items():
@@ -160,6 +158,12 @@ class Rendezvous:
                     return  # an address means itself for ever
             await asyncio.sleep(delay)
             delay = min(2 * delay, CANDIDATE_RETRY_MAX)
+
+
+def _write_runtime_file(entry: RuntimeEntry) -> RuntimeFile:
+    file = RuntimeFile(runtime_path())
+    file.write(entry)
+    return file
 
 
 def _advert(presence: Presence) -> Advert:

@@ -180,7 +180,7 @@ class Running:
     async def _start(self) -> None:
         config = self.config
         await self._open_identity()
-        self.selection = self._select()
+        self.selection = await asyncio.to_thread(self._select)
         self.driver = Driver(
             outcome=self._perform,
             admits=self._admits,

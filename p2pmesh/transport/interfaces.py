@@ -372,12 +372,12 @@ async def watch_interfaces(
     *,
     interval: float = POLL_INTERVAL,
 ) -> None:
-    """Call ``look`` every ``interval`` seconds for ever, and ``changed`` with each
-    selection that listens or advertises differently from the one before."""
+    """Call ``look`` every ``interval`` seconds for ever, in a thread, and ``changed``
+    with each selection that listens or advertises differently from the one before."""
     while True:
         await asyncio.sleep(interval)
         try:
-            latest = look()
+            latest = await asyncio.to_thread(look)
         except (OSError, ConfigError):
             continue  # an address that `bind` names is away; what was bound stays
         if (latest.advertised, latest.bound) != (current.advertised, current.bound):

@@ -116,7 +116,8 @@ class TcpTransport:
         ``port`` None: 8078 if it is free, else any; 0: any.  Raises
         :class:`ConfigError`, which names who holds an explicit port.
         """
-        listeners = ports.listen(hosts, port, DEFAULT_PORT)
+        # In a thread: who holds a port that is taken is read from files.
+        listeners = await asyncio.to_thread(ports.listen, hosts, port, DEFAULT_PORT)
         for listener in listeners:
             self._loop.add_reader(listener, self._accept, listener)
         self._listeners += listeners

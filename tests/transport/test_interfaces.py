@@ -296,11 +296,11 @@ def fake_adapter(name: str, *ips: str | tuple[str, int, int]) -> object:
 async def test_only_a_change_of_what_is_used_is_reported() -> None:
     looks = [choose((LO, NIC)), choose((LO, NIC, DOCKER)), choose((LO, WIFI)), choose((LO, WIFI))]
     seen: list[Selection] = []
-    done = asyncio.Event()
+    done, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def look() -> Selection:
         if not looks:
-            done.set()
+            loop.call_soon_threadsafe(done.set)
             raise OSError("no more")
         return looks.pop(0)
 

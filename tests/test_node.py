@@ -1,0 +1,732 @@
+"""Nodes as applications use them: real ones, in one process, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pmesh import (
+    AgentMessage,
+    AmbiguousTarget,
+    ConfigError,
+    IdentityConflict,
+    Node,
+    NotAuthoritative,
+    NotStarted,
+    PeerUnreachable,
+    RemoteError,
+    RequestTimeout,
+    UnknownTarget,
+)
+from p2pmesh.protocol.types import (
+    LeaderChanged,
+    Lost,
+    MemberJoined,
+    MessageEvent,
+    Token,
+)
+from p2pmesh.transport.runtime import list_nodes
+
+HANG = 20.0
+
+Make = Callable[..., Node]
+Meet = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def make(mesh: str) -> Make:
+    """Nodes of this test's mesh that stay on loopback."""
+
+    def new(name: str, **options: Any) -> Node:
+        settings: dict[str, Any] = {"mdns": False, "bind": ["127.0.0.1"], "port": 0, "http": None}
+        return Node(name, mesh=mesh, **(settings | options))
+
+    return new
+
+
+@pytest.fixture
+async def meet() -> AsyncIterator[Meet]:
+    """Enter nodes at once and wait until all of them list each other."""
+    async with AsyncExitStack() as stack:
+
+        async def enter(*nodes: Node) -> None:
+            async with asyncio.timeout(HANG):
+                await asyncio.gather(*(stack.enter_async_context(node) for node in nodes))
+                for node in nodes:
+                    await node.wait_for(count=len(nodes), timeout=HANG)
+
+        yield enter
+
+
+@pytest.fixture
+async def pair(make: Make, meet: Meet) -> tuple[Node, Node]:
+    a, b = make("a"), make("b")
+    await meet(a, b)
+    return a, b
+
+
+def echo(node: Node, **options: Any) -> list[AgentMessage]:
+    """Answer Queries with their payload; returns what came, as it comes."""
+    got: list[AgentMessage] = []
+
+    @node.on("Query", **options)
+    async def answer(message: AgentMessage) -> Any:
+        got.append(message)
+        return message.payload
+
+    return got
+
+
+async def until(node: Node, condition: Callable[[], object]) -> None:
+    """Look at every event of ``node`` until it is so."""
+    events = node.events()
+    async with asyncio.timeout(HANG):
+        while not condition():
+            await anext(events)
+
+
+def state_of(name: str, node: Node) -> list[str]:
+    return [m.state for m in node.members() if m.name == name]
+
+
+# --- life -----------------------------------------------------------------------------
+
+
+async def test_two_nodes_meet_and_agree_on_the_older_as_leader(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    oldest = min(a.members(), key=lambda m: tuple(map(int, m.life.split("."))))
+    for node in pair:
+        assert {m.instance_id for m in node.members()} == {a.instance_id, b.instance_id}
+        assert {m.state for m in node.members()} == {"alive"}
+        assert node.leader is not None
+        assert node.leader.instance_id == oldest.instance_id
+
+
+async def test_a_node_is_usable_only_between_its_start_and_its_end(make: Make) -> None:
+    node = make("a")
+    with pytest.raises(NotStarted, match="async with"):
+        node.members()
+    with pytest.raises(NotStarted):
+        await node.send("b", 1)
+    async with node:
+        assert len(node.id) == 64
+    with pytest.raises(NotStarted, match="ended"):
+        node.members()
+    with pytest.raises(NotStarted):
+        await node.request("b", 1)
+    with pytest.raises(NotStarted, match="runs once"):
+        await node.start()
+    assert await node.leave() == ()
+
+
+async def test_a_node_that_left_is_listed_as_left_and_leaves_no_runtime_file(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    assert len(await asyncio.to_thread(list_nodes, a.mesh)) == 2
+    await b.leave()
+    await until(a, lambda: state_of("b", a) == ["left"])
+    assert [e.instance_id for e in await asyncio.to_thread(list_nodes, a.mesh)] == [a.instance_id]
+
+
+async def test_serving_forever_starts_the_node_and_cancelling_it_leaves(
+    make: Make, meet: Meet
+) -> None:
+    a, b = make("a"), make("b")
+    serving = asyncio.ensure_future(b.serve_forever())
+    await meet(a)
+    await a.wait_for(name="b", timeout=HANG)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await until(a, lambda: state_of("b", a) == ["left"])
+
+
+async def test_serving_ends_when_the_node_leaves(make: Make, meet: Meet) -> None:
+    node = make("a")
+    await meet(node)
+    serving = asyncio.ensure_future(node.serve_forever())
+    await asyncio.sleep(0)
+    await node.leave()
+    await asyncio.wait_for(serving, HANG)
+
+
+async def test_a_start_that_fails_leaves_nothing_open(make: Make, meet: Meet) -> None:
+    first = make("a")
+    await meet(first)
+    taken = int(first.address.rpartition(":")[2])
+    second = make("b", port=taken)
+    with pytest.raises(ConfigError, match=f"port {taken} .* taken by this process"):
+        await second.start()
+    assert len(await asyncio.to_thread(list_nodes, first.mesh)) == 1
+
+
+async def test_leaving_while_joining_is_quick(make: Make) -> None:
+    node = make("a")
+    await node.start()
+    await asyncio.wait_for(node.leave(), HANG)
+    with pytest.raises(NotStarted):
+        await node.joined()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": ""}, "name ''"),
+        ({"name": 3}, "name 3: give text"),
+        ({"mesh": "x" * 65}, "mesh"),
+        ({"instance_id": "a\n"}, "instance_id .* control characters"),
+        ({"capabilities": "shout"}, "capabilities 'shout': give a list"),
+        ({"profiles": ["p"] * 33}, "profiles: 33 are given"),
+        ({"peers": ["http://x"]}, "peers 'http://x'"),
+        ({"port": 70000}, "port '70000'"),
+        ({"bind": ["eth0"]}, "bind 'eth0': not an IP address"),
+        ({"http": "8077"}, "http '8077'"),
+        ({"key": "secret"}, "key: a mesh key begins with"),
+        ({"key": b"short"}, "32 bytes"),
+        ({"quorum": 0}, "quorum 0"),
+        ({"preset": "wan"}, "preset 'wan': give one of lan, local, wifi"),
+    ],
+)
+def test_a_mistake_is_an_error_where_it_was_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Node(**options)
+
+
+def test_the_environment_may_give_or_demand_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Node("a").is_open
+    monkeypatch.setenv("P2PMESH_REQUIRE_KEY", "1")
+    with pytest.raises(ConfigError, match="P2PMESH_REQUIRE_KEY"):
+        Node("a")
+    monkeypatch.setenv("P2PMESH_KEY", "nonsense")
+    with pytest.raises(ConfigError, match="P2PMESH_KEY: a mesh key begins with"):
+        Node("a")
+
+
+async def test_other_keys_and_other_names_do_not_meet_and_say_why(
+    make: Make, meet: Meet, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = b"k" * 32
+    keyed, friend, stranger = make("a", key=key), make("b", key=[key]), make("c", key=b"x" * 32)
+    await meet(keyed, friend)
+    await meet(stranger)
+    await until(stranger, lambda: "is not of this mesh" in caplog.text)
+    assert len(stranger.members()) == 1
+    assert len(keyed.members()) == 2
+
+
+# --- requests ---------------------------------------------------------------------------
+
+
+async def test_a_request_is_answered_whether_by_name_by_id_or_by_member(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    got = echo(b)
+    member = await a.wait_for(name="b")
+    for target in ("b", b.instance_id, member):
+        answer = await a.request(target, {"n": [1, None, "x", b"\0"]})
+        assert answer.payload == {"n": [1, None, "x", b"\0"]}
+        assert (answer.message_type, answer.source_instance) == ("Response", b.instance_id)
+        assert answer.via == b.id
+    assert {m.source_instance for m in got} == {a.instance_id}
+    assert {m.via for m in got} == {a.id}
+
+
+async def test_a_request_to_oneself_is_answered(make: Make, meet: Meet) -> None:
+    node = make("a")
+    echo(node)
+    await meet(node)
+    assert (await node.request("a", 7)).payload == 7
+
+
+async def test_a_request_waits_for_a_target_that_is_not_here_yet(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b")
+    echo(b)
+    await meet(a)
+    asking = asyncio.ensure_future(a.request("b", "early", timeout=HANG))
+    await asyncio.sleep(0)
+    await meet(b)
+    assert (await asking).payload == "early"
+
+
+async def test_what_is_asked_before_joining_is_asked_then(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b")
+    echo(b)
+    await a.start()
+    asking = asyncio.ensure_future(a.request("b", "early", timeout=HANG))
+    sent = a.send_nowait("b", "early too")
+    await meet(b)
+    assert (await asking).payload == "early"
+    await asyncio.wait_for(sent.stored(), HANG)
+    await a.leave()
+
+
+async def test_what_the_other_side_raises_comes_back_typed(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+
+    @b.on("Query")
+    async def fail(message: AgentMessage) -> None:
+        raise ZeroDivisionError("too small")
+
+    with pytest.raises(RemoteError, match="failed at b: ZeroDivisionError: too small") as caught:
+        await a.request("b", 1)
+    assert (caught.value.code, caught.value.peer) == ("failed", "b")
+    with pytest.raises(RemoteError) as caught:
+        await a.request("b", 1, type="Unheard")
+    assert caught.value.code == "no_handler"
+
+
+async def test_a_request_without_an_answer_times_out_and_cancels_the_handler(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    cancelled = asyncio.Event()
+
+    @b.on("Query")
+    async def wait(message: AgentMessage) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with pytest.raises(RequestTimeout, match=r"'b' did not answer within 0\.1 s"):
+        await a.request("b", 1, timeout=0.1)
+    await asyncio.wait_for(cancelled.wait(), HANG)
+
+
+async def test_cancelling_a_request_cancels_its_handler(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    @b.on("Query")
+    async def wait(message: AgentMessage) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    asking = asyncio.ensure_future(a.request("b", 1))
+    await asyncio.wait_for(started.wait(), HANG)
+    asking.cancel()
+    await asyncio.wait_for(cancelled.wait(), HANG)
+
+
+async def test_a_request_ends_when_its_target_leaves(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    started = asyncio.Event()
+
+    @b.on("Query")
+    async def wait(message: AgentMessage) -> None:
+        started.set()
+        await asyncio.sleep(3600)
+
+    asking = asyncio.ensure_future(a.request("b", 1))
+    await asyncio.wait_for(started.wait(), HANG)
+    b_is_leaving = asyncio.ensure_future(b.leave())
+    with pytest.raises((PeerUnreachable, RemoteError)):
+        await asyncio.wait_for(asking, HANG)
+    await b_is_leaving
+
+
+async def test_a_request_that_runs_when_the_own_node_leaves_ends(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    started = asyncio.Event()
+
+    @b.on("Query")
+    async def wait(message: AgentMessage) -> None:
+        started.set()
+        await asyncio.sleep(3600)
+
+    asking = asyncio.ensure_future(a.request("b", 1))
+    await asyncio.wait_for(started.wait(), HANG)
+    await a.leave()
+    with pytest.raises((NotStarted, PeerUnreachable, RemoteError)):
+        await asyncio.wait_for(asking, HANG)
+
+
+async def test_an_unknown_target_names_the_nearest_and_an_ambiguous_one_all(
+    make: Make, meet: Meet
+) -> None:
+    a, b, twin = make("a"), make("worker"), make("worker")
+    await meet(a, b, twin)
+    with pytest.raises(UnknownTarget) as unknown:
+        await a.request("worked", 1, timeout=0.1)
+    assert "worker" in unknown.value.nearest
+    with pytest.raises(UnknownTarget):
+        await a.send("worked", 1)
+    with pytest.raises(AmbiguousTarget) as ambiguous:
+        await a.request("worker", 1)
+    assert set(ambiguous.value.candidates) == {b.instance_id, twin.instance_id}
+    with pytest.raises(AmbiguousTarget):
+        await a.send("worker", 1)
+
+
+# --- messages ---------------------------------------------------------------------------
+
+
+async def test_a_message_is_stored_when_send_returns_and_done_when_it_was_handled(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    release = asyncio.Event()
+
+    @b.on("Note")
+    async def handle(message: AgentMessage) -> None:
+        await release.wait()
+
+    delivery = await a.send("b", "x", type="Note")
+    assert delivery.state == "stored"
+    release.set()
+    await delivery.done(HANG)
+    assert delivery.state == "done"
+
+
+async def test_messages_of_one_sender_arrive_in_their_order(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    got: list[int] = []
+    all_here = asyncio.Event()
+
+    @b.on("Note")
+    async def handle(message: AgentMessage) -> None:
+        got.append(message.payload)
+        if len(got) == 500:
+            all_here.set()
+
+    for number in range(500):
+        a.send_nowait("b", number, type="Note")
+    await asyncio.wait_for(all_here.wait(), HANG)
+    assert got == list(range(500))
+
+
+async def test_a_message_to_oneself_is_queued_and_says_so(make: Make, meet: Meet) -> None:
+    node = make("a")
+    await meet(node)
+    delivery = await node.send("a", "x", type="Note")
+    assert (delivery.state, delivery.reason) == ("queued", "only here: its recipient is here too")
+    got = await anext(node.messages("Note"))
+    await got.ack()
+    await delivery.done(HANG)
+
+
+async def test_one_who_left_for_good_is_no_target_any_more(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    target = await a.wait_for(name="b")
+    await b.leave()
+    await until(a, lambda: state_of("b", a) == ["left"])
+    with pytest.raises(UnknownTarget) as caught:
+        await a.send(target, "x")
+    assert target.instance_id not in caught.value.nearest
+
+
+async def test_a_message_to_one_who_is_away_is_queued_and_says_so(
+    make: Make, meet: Meet, tmp_path: Path
+) -> None:
+    a, b = make("a"), make("b", data_dir=tmp_path / "b")
+    await meet(a, b)
+    target = await a.wait_for(name="b")
+    await b.leave()
+    await until(a, lambda: state_of("b", a) == ["left"])
+    delivery = await a.send(target, "x", type="Note")
+    assert (delivery.state, delivery.reason) == ("queued", "only here: its recipient is away")
+    again = make("b", data_dir=tmp_path / "b")
+    await meet(again)
+    await asyncio.wait_for(delivery.stored(), HANG)
+    got = await asyncio.wait_for(anext(again.messages("Note")), HANG)
+    assert got.payload == "x"
+    await got.ack()
+    await delivery.done(HANG)
+
+
+async def test_leaving_says_which_messages_nobody_else_has(
+    make: Make, meet: Meet, tmp_path: Path
+) -> None:
+    a, b = make("a"), make("b", data_dir=tmp_path / "b")
+    await meet(a, b)
+    target = await a.wait_for(name="b")
+    safe = await a.send(target, "safe")
+    await b.leave()
+    await until(a, lambda: state_of("b", a) == ["left"])
+    unsafe = await a.send(target, "x")
+    assert await a.leave() == (unsafe,)
+    with pytest.raises(NotStarted):
+        await safe.done()
+
+
+async def test_a_failing_handler_is_tried_again(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    attempts: list[int] = []
+
+    @b.on("Note")
+    async def handle(message: AgentMessage) -> None:
+        attempts.append(message.attempt)
+        if message.attempt == 1:
+            raise RuntimeError("not yet")
+
+    delivery = await a.send("b", "x", type="Note")
+    await delivery.done(HANG)
+    assert attempts == [1, 2]
+
+
+async def test_a_query_sent_as_a_message_is_answered_by_a_response(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    echo(b)
+    delivery = await a.send("b", "hi", type="Query")
+    answer = await asyncio.wait_for(anext(a.messages("Response")), HANG)
+    assert (answer.payload, answer.correlation_id) == ("hi", delivery.message_id)
+    await answer.ack()
+
+
+async def test_a_broadcast_reaches_everyone_but_its_sender(make: Make, meet: Meet) -> None:
+    nodes = [make(name) for name in "abc"]
+    await meet(*nodes)
+    cast = await nodes[0].broadcast({"all": True}, type="Note")
+    assert set(cast.delivered_to) == {node.instance_id for node in nodes[1:]}
+    await cast.stored(HANG)
+    assert cast.refused == {}
+    for node in nodes[1:]:
+        got = await asyncio.wait_for(anext(node.messages("Note")), HANG)
+        assert (got.payload, got.target_instance) == ({"all": True}, None)
+        await got.ack()
+    assert (await cast.stored()) is None
+
+
+async def test_a_broadcast_must_be_what_everyone_can_read(pair: tuple[Node, Node]) -> None:
+    with pytest.raises(TypeError, match="everyone reads as JSON"):
+        await pair[0].broadcast({"image": b"\0"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": ""}, "target ''"),
+        ({"target": 3}, "target 3"),
+        ({"target": "b", "type": ""}, "type ''"),
+        ({"target": "b", "ttl": 0}, "ttl 0"),
+        ({"target": "b", "correlation_id": "x" * 257}, "correlation_id"),
+    ],
+)
+async def test_a_send_with_a_mistake_is_refused_at_once(
+    make: Make, meet: Meet, arguments: dict[str, Any], message: str
+) -> None:
+    node = make("a")
+    await meet(node)
+    with pytest.raises(ConfigError, match=message):
+        node.send_nowait(payload=1, **arguments)
+
+
+# --- looking on ---------------------------------------------------------------------------
+
+
+async def test_events_tell_who_came_who_leads_and_what_arrived(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b")
+    reader = a.events()
+    await meet(a, b)
+    seen: list[Any] = []
+
+    async def until(kind: type) -> Any:
+        async for event in reader:
+            seen.append(event)
+            if isinstance(event, kind):
+                return event
+
+    async with asyncio.timeout(HANG):
+        assert (await until(MemberJoined)).name == "b"
+        assert (await until(LeaderChanged)).epoch is not None
+        await b.send("a", {"n": 1})
+        message = await until(MessageEvent)
+    assert (message.payload, message.source) == ({"n": 1}, b.instance_id)
+    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
+    assert not any(isinstance(event, Lost) for event in seen)
+
+
+async def test_waiting_for_others_by_what_they_are(make: Make, meet: Meet) -> None:
+    a = make("a", capabilities=["shout"])
+    b = make("b", capabilities=["shout", "sing"])
+    await meet(a, b)
+    assert (await a.wait_for(capability="shout")).name == "b"
+    assert (await a.wait_for(capability="sing", name="b")).name == "b"
+    assert (await a.wait_for(id=b.id)).instance_id == b.instance_id
+    assert len(await a.wait_for(count=2)) == 2
+    with pytest.raises(RequestTimeout, match=r"nobody with name='z' within 0\.05 s; here are a-"):
+        await a.wait_for(name="z", timeout=0.05)
+    with pytest.raises(RequestTimeout):
+        await a.wait_for(capability="shout", count=2, timeout=0.05)
+
+
+async def test_leadership_is_called_back_and_gives_a_token(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b", candidate=False)
+    elected: asyncio.Queue[Token] = asyncio.Queue()
+    later: asyncio.Queue[str] = asyncio.Queue()
+
+    @a.leadership.on_elected
+    def plain(token: Token) -> None:
+        elected.put_nowait(token)
+
+    @a.leadership.on_elected
+    async def slow(token: Token) -> None:
+        await asyncio.sleep(0)
+        later.put_nowait("elected")
+
+    @a.leadership.on_elected
+    def broken(token: Token) -> None:
+        raise RuntimeError("its own problem")
+
+    await meet(a, b)
+    token = await asyncio.wait_for(elected.get(), HANG)
+    assert await asyncio.wait_for(later.get(), HANG) == "elected"
+    assert a.leadership.token() == token
+    assert a.leadership.authoritative
+    await until(b, lambda: b.leadership.epoch == token.epoch)
+    assert not b.leadership.authoritative
+    with pytest.raises(NotAuthoritative):
+        b.leadership.token()
+
+
+async def test_an_observer_sees_and_is_not_an_instance(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b", agent=False)
+    await meet(a, b)
+    assert b.instance_id == b.id
+    assert b.leader is not None
+    assert b.leader.instance_id == a.instance_id
+    cast = await a.broadcast("x")
+    assert cast.delivered_to == ()
+
+
+# --- the data dir ---------------------------------------------------------------------------
+
+
+async def test_a_data_dir_keeps_the_identity_and_a_restart_has_a_higher_life(
+    make: Make, tmp_path: Path
+) -> None:
+    async def once() -> tuple[str, str, str]:
+        async with make("a", data_dir=tmp_path / "data") as node:
+            (me,) = node.members()
+            return node.id, node.instance_id, me.life
+
+    first, second = await once(), await once()
+    assert first[:2] == second[:2]
+    assert tuple(map(int, first[2].split("."))) < tuple(map(int, second[2].split(".")))
+
+
+async def test_a_data_dir_has_one_node_at_a_time(make: Make, meet: Meet, tmp_path: Path) -> None:
+    first = make("a", data_dir=tmp_path / "data")
+    await meet(first)
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+        await make("b", data_dir=tmp_path / "data").start()
+
+
+async def test_a_copied_identity_ends_one_of_the_two_with_an_error(
+    make: Make, tmp_path: Path
+) -> None:
+    async with make("a", data_dir=tmp_path / "one"):
+        pass
+    (tmp_path / "two").mkdir()
+    for name in ("identity", "state"):
+        (tmp_path / "two" / name).write_bytes((tmp_path / "one" / name).read_bytes())
+    twins = [make("a", data_dir=tmp_path / each) for each in ("one", "two")]
+    serving = [asyncio.ensure_future(twin.serve_forever()) for twin in twins]
+    async with asyncio.timeout(HANG):
+        ended, _ = await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(IdentityConflict, match="own data directory"):
+        await ended.pop()
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+
+
+# --- this process -----------------------------------------------------------------------------
+
+
+async def test_a_loop_that_is_blocked_costs_nobody_its_life(make: Make, meet: Meet) -> None:
+    a, b = make("a", preset="local"), make("b", preset="local")
+    await meet(a, b)
+    reader = a.events()
+    # The blocked loop is the subject: six times what a member may be silent here.
+    _block(2.0)
+    await asyncio.sleep(0.5)
+    assert {m.state for node in (a, b) for m in node.members()} == {"alive"}
+    await a.leave()
+    assert not [e async for e in reader if type(e).__name__ == "MemberFailed"]
+
+
+def _block(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def test_a_forked_child_has_no_node_and_the_parent_keeps_its_own(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    echo(b)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        sockets = [fd for fd in os.listdir("/proc/self/fd") if "socket:" in _target(fd)]
+        try:
+            a.members()
+        except NotStarted as error:
+            os._exit(len(sockets) - 2 if "forked" in str(error) else 100)  # the loop's own pair
+        os._exit(101)
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (await a.request("b", "still here")).payload == "still here"
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
+async def test_a_runtime_directory_that_cannot_be_used_is_one_warning(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(tmp_path.chmod, 0o755)
+    monkeypatch.setenv("P2PMESH_RUNTIME_DIR", str(tmp_path))
+    with caplog.at_level(logging.WARNING, "p2pmesh"):
+        async with make("a", key=b"k" * 32):
+            pass
+    (warning,) = [r.message for r in caplog.records]
+    assert f"chmod 700 {tmp_path}" in warning
+
+
+async def test_an_open_mesh_is_one_warning(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "p2pmesh"):
+        async with make("a"):
+            pass
+    (warning,) = [r.message for r in caplog.records]
+    assert "is open" in warning
+
+
+async def test_a_node_that_is_gone_leaves_nothing_behind(make: Make, meet: Meet) -> None:
+    async def once() -> None:
+        a, b = make("a"), make("b")
+        echo(b)
+        async with AsyncExitStack() as stack:
+            await asyncio.gather(*(stack.enter_async_context(node) for node in (a, b)))
+            await a.request("b", 1)
+
+    await once()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    await once()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(asyncio.all_tasks()) == 1
