@@ -1,8 +1,8 @@
 """Nodes of one mesh that is a few dictionaries: the Backend that HTTP tests drive.
 
 It keeps the promises that the HTTP API is written against (p2pmesh/http/backend.py)
-and nothing else.  The contract that runs against it runs against real nodes
-too, which keeps it honest.
+and nothing else; it breaks down when it is asked about an id that cannot be.  The
+contract that runs against it runs against real nodes too, which keeps it honest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from p2pmesh.config import read_instance_id
 from p2pmesh.errors import AmbiguousTarget, QueueFull, RequestTimeout, UnknownTarget
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent
 from p2pmesh.protocol.types import (
@@ -134,6 +135,7 @@ class MemoryNode:
         capabilities: tuple[str, ...],
         profiles: tuple[str, ...],
     ) -> None:
+        read_instance_id(instance_id)
         known = self.memory.agents.get(instance_id)
         if known is not None and known.member.kind == "node":
             raise Conflict(f"{instance_id!r} is the agent of a live node")
@@ -177,7 +179,7 @@ class MemoryNode:
             known.member, known.beat_at = member, time.monotonic()
 
     async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
-        agent = self.memory.agents.get(instance_id)
+        agent = self.memory.agents.get(read_instance_id(instance_id))
         if agent is None:
             return False
         agent.beat_at = time.monotonic()
@@ -187,7 +189,7 @@ class MemoryNode:
         return True
 
     async def deregister(self, instance_id: str) -> bool:
-        agent = self.memory.agents.get(instance_id)
+        agent = self.memory.agents.get(read_instance_id(instance_id))
         if agent is not None and agent.member.kind == "node":
             raise Forbidden(f"{instance_id!r} is the agent of a live node; stop that instead")
         return self.memory.agents.pop(instance_id, None) is not None
@@ -203,7 +205,7 @@ class MemoryNode:
         correlation_id: str | None,
     ) -> Sent:
         agents = self.memory.agents
-        if target is not None and target not in agents:
+        if target is not None and read_instance_id(target) not in agents:
             raise UnknownTarget(target)
         recipients = [target] if target else [each for each in self.memory.live() if each != source]
         if target is not None and len(agents[target].queue) >= QUEUE_MAX:
@@ -223,11 +225,11 @@ class MemoryNode:
     async def read(
         self, instance_id: str, *, limit: int | None = None
     ) -> tuple[RegistryMessage, ...]:
-        agent = self.memory.agents.get(instance_id)
+        agent = self.memory.agents.get(read_instance_id(instance_id))
         return tuple(agent.queue[:limit]) if agent else ()
 
     async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None:
-        agent = self.memory.agents.get(instance_id)
+        agent = self.memory.agents.get(read_instance_id(instance_id))
         if agent is not None:
             agent.queue = [each for each in agent.queue if each.message_id not in message_ids]
             for message_id in message_ids:

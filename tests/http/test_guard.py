@@ -21,10 +21,10 @@ async def handler(call: Call) -> Answer:
 
 ROUTES = [
     Route("GET", "/a/{id}", handler),
-    Route("POST", "/a/{id}", handler, dict),
-    Route("GET", "/a/b/{id}", handler),
-    Route("GET", "/a/{id}/b", handler),
     Route("GET", "/a/{id}/{more}", handler),
+    Route("GET", "/a/{id}/b", handler),
+    Route("GET", "/a/b/{id}", handler),
+    Route("POST", "/a/{id}", handler, dict),
 ]
 
 
