@@ -102,6 +102,8 @@ class Core:
         self.links_up: dict[NodeId, Link] = {}
         self.changes: list[Changed] = []
         self._dirty: dict[int, Link] = {}
+        self._news_due_at = at.now
+        self._held: dict[int, Link] = {}  # links whose plain changes wait
 
     # --- reading --------------------------------------------------------------------
 
@@ -155,17 +157,32 @@ class Core:
     def drain(self) -> list[Action]:
         """Everything to do, writes coalesced to one a link."""
         connections = self.connections
-        for link in self._dirty.values():
-            if link.id not in connections.links or not link.session.established:
-                continue
-            data = link.flush(self.at.now)
-            if data:
-                connections.write(link, data)
-            if link.has_more():
-                self.timers.set("flush", link.id, self.at.now)
-        self._dirty.clear()
+        if self._dirty:
+            now = self.at.now
+            is_news_due = now >= self._news_due_at
+            for link in self._dirty.values():
+                if link.id not in connections.links or not link.session.established:
+                    continue
+                if len(link.news) and not link.is_paused:
+                    if is_news_due or link.news.is_urgent:
+                        self._news_due_at = now + timing.NEWS_INTERVAL
+                    else:
+                        self._held[link.id] = link
+                data = link.flush(now, with_news=link.id not in self._held)
+                if data:
+                    connections.write(link, data)
+                if link.has_more():
+                    self.timers.set("flush", link.id, now)
+            self._dirty.clear()
+            if self._held:
+                self.timers.set_earlier("news", None, self._news_due_at)
         actions, connections.actions = connections.actions, []
         return actions
+
+    def news_due(self) -> None:
+        """Plain changes have waited long enough."""
+        self._dirty.update(self._held)
+        self._held.clear()
 
     def count(self, reason: str) -> None:
         """Something was dropped, refused or odd."""

@@ -16,7 +16,7 @@ from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.dials import Attempt
 from p2pmesh.protocol.gossip import NewsQueue
 from p2pmesh.protocol.session import Session
-from p2pmesh.protocol.types import FoundBy, Life, NodeId
+from p2pmesh.protocol.types import FoundBy, NodeId
 
 
 #: Bulk bytes in one flush: small messages that arrive meanwhile go before the rest.
@@ -43,7 +43,8 @@ class Link:
         "_bulk", "_chunks_sent", "_transfers", "_urgent", "address", "attempt",
         "differing_beats", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
         "is_paused", "news", "opened_at", "peer", "peer_view", "phase", "pinged_at",
-        "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "session", "up_at", "was_closed",
+        "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "session", "up_at",
+        "was_closed",
     )  # fmt: skip
 
     def __init__(
@@ -106,14 +107,14 @@ class Link:
             self._urgent.append(encoded)
 
     def has_more(self) -> bool:
-        """Is anything left that ``flush`` would write now?"""
-        return bool(self._urgent or (not self.is_paused and (self._bulk or len(self.news))))
+        """Is bulk left that the next ``flush`` would write?"""
+        return bool(self._bulk) and not self.is_paused
 
-    def flush(self, now: float) -> bytes:
+    def flush(self, now: float, *, with_news: bool = True) -> bytes:
         """What to write now: urgent messages, news, then a bounded piece of bulk."""
         messages, self._urgent = self._urgent, []
         if not self.is_paused:
-            if len(self.news):
+            if with_news and len(self.news):
                 messages.extend(wire.encode(news) for news in self.news.take())
             room = _BULK_A_FLUSH
             while self._bulk and room > 0:
@@ -127,8 +128,8 @@ class Link:
     def last_words(self, close: wire.CloseReason) -> Iterator[bytes]:
         """What is still to be said, news and replies included, then CLOSE."""
         self.is_paused = False
-        while self.has_more():
-            yield self.flush(self.said_at)
+        while data := self.flush(self.said_at):
+            yield data
         yield self.session.seal([wire.encode(close)])
 
     def _chunks(self, encoded: bytes) -> Iterator[bytes]:

@@ -183,6 +183,8 @@ class View:
 
     def expire(self, now: float) -> None:
         """Forget tombstones and goodbyes older than their 24 hours."""
+        if len(self.nodes) == self.alive_count:
+            return
         old = now - timing.TOMBSTONE_TTL
         gone = [n for n, t in self.tombstones() if t.failed_at < old]
         gone += [n for n, at in self._left_at.items() if at < old]

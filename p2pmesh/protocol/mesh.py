@@ -94,7 +94,10 @@ class Mesh:
         self._joining = Joining(core, self._membership, self._monitoring)
         self._leading = Leading(core, self._monitoring)
         self._lookup = Lookup(core, self._monitoring)
-        self._post = PostOffice(self._lookup, entropy=entropy)
+        agent = config.agent.instance_id if config.agent is not None else None
+        self._office = PostOffice(self._lookup, entropy=entropy, agent=agent)
+        self._office_used = False
+        self._office_due: float | None = None
         self._ticked_at = at.now
         self._leaving_until: float | None = None
         self._is_stopped = False
@@ -297,7 +300,7 @@ class Mesh:
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; None: not known here."""
-        return self._post.message_state(message_id)
+        return self._office.message_state(message_id)
 
     def instance(self, instance_id: str) -> Instance | None:
         """Where this instance lives, failed and left ones included."""
@@ -366,7 +369,7 @@ class Mesh:
         """When to call ``handle_timer``, in Instant.now seconds."""
         if self._is_stopped:
             return None
-        mine, posts = self._core.timers.next(), self._post.next_timer()
+        mine, posts = self._core.timers.next(), self._office_due
         if mine is None or posts is None:
             return mine if posts is None else posts
         return min(mine, posts)
@@ -377,8 +380,7 @@ class Mesh:
         self._notice_gap(at)
         for kind, key in list(core.timers.due(at.now)):
             self._timer(kind, key)
-        posts = self._post.next_timer()
-        if posts is not None and posts <= at.now:
+        if self._office_due is not None and self._office_due <= at.now:
             self._post.handle_timer(at)
         self._settle()
 
@@ -424,7 +426,7 @@ class Mesh:
 
     def counters(self) -> dict[str, int]:
         """How often something was dropped, refused or odd, by reason."""
-        return {**self._core.connections.counters, **self._post.counters}
+        return {**self._core.connections.counters, **self._office.counters}
 
     @property
     def is_joined(self) -> bool:
@@ -474,7 +476,6 @@ class Mesh:
         if peer is None or core.links_up.get(peer) is not link:
             return
         del core.links_up[peer]
-        core.timers.cancel("silence", peer)
         self._post.unlinked(core.at, peer)
         self._monitoring.link_ended(link, orderly=orderly)
 
@@ -541,7 +542,13 @@ class Mesh:
 
     def _items(self, link: Link, items: Iterable[bytes], *, flood: bool) -> None:
         """News and offers: claims, questions and their answers."""
+        core = self._core
         for encoded in items:
+            known = core.book.by_item(encoded)
+            if known is not None:
+                if core.view.nodes.get(known.id) is not known:
+                    self._membership.record(known, link, flood=flood)
+                continue
             match decode_item(encoded):
                 case wire.RecordItem() as item:
                     self._membership.record_item(item, link, flood=flood)
@@ -560,7 +567,7 @@ class Mesh:
                 case wire.Verdict() as verdict:
                     self._monitoring.verdict(verdict, link, flood=flood)
                 case None:
-                    self._core.count("item_unknown")
+                    core.count("item_unknown")
         self._lookup.changed()
         self._joining.consider(link)
 
@@ -584,8 +591,8 @@ class Mesh:
             case "beat", _:
                 monitoring.beat_all()
                 self._leading.stall_due()
-            case "silence", bytes(peer):
-                monitoring.silence_due(peer)
+            case "silence", _:
+                monitoring.silence_due()
             case "rings", _:
                 monitoring.follow_rings()
             case "connect", bytes(peer):
@@ -622,6 +629,8 @@ class Mesh:
                 found = self._core.connections.links.get(link)
                 if found is not None:
                     self._core.touch(found)
+            case "news", _:
+                self._core.news_due()
             case "hearsay", _:
                 self._wake()
             case "leave", _:
@@ -684,7 +693,7 @@ class Mesh:
     def _leave_when_drained(self) -> None:
         core = self._core
         assert self._leaving_until is not None
-        if not self._post.is_drained and core.at.now < self._leaving_until:
+        if not self._office.is_drained and core.at.now < self._leaving_until:
             core.timers.set("leave", None, core.at.now + 0.02)
             return
         self._joining.leave()
@@ -712,14 +721,25 @@ class Mesh:
                     core.act(event)
             self._leading.settle(changes)
             nodes = {change.key for change in changes if isinstance(change.key, bytes)}
-            guests = {change.key for change in changes if isinstance(change.key, str)}
-            self._post.membership_changed(core.at, nodes, guests)
-        self._carry_out()
+            instances = {change.key for change in changes if isinstance(change.key, str)}
+            instances.update(self._lookup.agents_of(nodes))
+            self._post.membership_changed(core.at, nodes, instances)
+        if self._office_used:
+            self._carry_out()
+
+    @property
+    def _post(self) -> PostOffice:
+        """The message plane: who reaches for it may have given it something to say."""
+        self._office_used = True
+        return self._office
 
     def _carry_out(self) -> None:
         """What the message plane wants done."""
         core = self._core
-        for effect in self._post.drain():
+        self._office_used = False
+        effects = self._office.drain()
+        self._office_due = self._office.next_timer()
+        for effect in effects:
             match effect:
                 case SendTo(peer, message):
                     link = core.links_up.get(peer)

@@ -210,20 +210,26 @@ class Monitoring:
 
     # --- silence ----------------------------------------------------------------------
 
-    def silence_due(self, peer: NodeId) -> None:
-        """A ring link's silence limit may be reached."""
+    def silence_due(self) -> None:
+        """Some ring link's silence limit may be reached; look at them all."""
         core = self._core
-        link = core.links_up.get(peer)
-        if link is None or not link.is_ring:
-            return
-        limit = core.timing_with(peer).silence_after
-        if self._has_lagged():
-            link.heard_at = core.at.now
-        due = link.heard_at + limit
-        if core.at.now >= due - 0.001:
-            self._investigate(peer, heard_at=link.heard_at)
-            due = core.at.now + limit
-        core.timers.set("silence", peer, due)
+        now = core.at.now
+        has_lagged = self._has_lagged()
+        earliest = None
+        for peer, link in tuple(core.links_up.items()):
+            if not link.is_ring:
+                continue
+            if has_lagged:
+                link.heard_at = now
+            limit = core.timing_with(peer).silence_after
+            due = link.heard_at + limit
+            if now >= due - 0.001:
+                self._investigate(peer, heard_at=link.heard_at)
+                due = now + limit
+            if earliest is None or due < earliest:
+                earliest = due
+        if earliest is not None:
+            core.timers.set("silence", None, earliest)
 
     def lagged(self) -> None:
         """This process was late: its own silence says nothing about others."""
@@ -704,10 +710,11 @@ class Monitoring:
             link = core.links_up.get(node)
             if link is not None and link.is_outbound:
                 self.note_met(node, link.address)
-            self.suspicions.new_life(node)
-            self.suspicions.drop(node)
-            self._close(node)
-            self._forget_stall(node)
+            if before is not None:
+                self.suspicions.new_life(node)
+                self.suspicions.drop(node)
+                self._close(node)
+                self._forget_stall(node)
         elif self.suspicions.refuted(
             node, held.version.life, held.version.incarnation, core.at.now
         ):
@@ -750,7 +757,7 @@ class Monitoring:
         core, peer = self._core, link.peer
         if link.is_ring and peer is not None:
             limit = core.timing_with(peer).silence_after
-            core.timers.set_earlier("silence", peer, link.heard_at + limit)
+            core.timers.set_earlier("silence", None, link.heard_at + limit)
             if self.met_address(peer) is None:
                 core.timers.set_earlier("check", peer, core.at.now + core.rng.uniform(0.2, 2.0))
 

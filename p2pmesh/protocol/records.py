@@ -145,6 +145,7 @@ class RecordBook:
 
     def __init__(self) -> None:
         self._records: dict[bytes, SignedRecord] = {}
+        self._by_item: dict[bytes, SignedRecord] = {}
         self._entries: dict[bytes, SignedEntry] = {}
 
     def record(self, signed: bytes) -> SignedRecord:
@@ -156,6 +157,11 @@ class RecordBook:
         _check_record(record)
         _verify(signed, record.id)
         return self.remember(SignedRecord(record, signed))
+
+    def by_item(self, item: bytes) -> SignedRecord | None:
+        """A record that is known already, by the news item that carries it: most of
+        what a flood brings is known."""
+        return self._by_item.get(item)
 
     def entry(self, signed: bytes) -> SignedEntry:
         """The guest entry in these bytes.  Raises RecordError."""
@@ -174,6 +180,8 @@ class RecordBook:
         """Keep a record that was just signed here, so that it is one object."""
         if len(self._records) >= _MEMO_MAX:
             self._records.clear()
+            self._by_item.clear()
+        self._by_item[record.item] = record
         return self._records.setdefault(record.signed, record)
 
 

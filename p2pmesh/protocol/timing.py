@@ -69,6 +69,7 @@ SWEEP_SILENT_AFTER: Final = 3.0  # half of my ring links lost: dial these
 LEADER_STALLED_AFTER: Final = 3.0
 
 # --- gossip ------------------------------------------------------------------
+NEWS_INTERVAL: Final = 0.1  # between plain changes; questions and endings go at once
 REPAIR_INTERVAL: Final = 5.0  # from one peer
 HEAL_INTERVAL: Final = 2.0  # at least, between dials to failed members
 TOMBSTONE_TTL: Final = 24 * 3600.0
@@ -100,7 +101,8 @@ STREAM_RETRY_MAX: Final = 30.0
 STREAM_PROBE_AFTER: Final = 10.0  # no receipt for what was sent; doubles
 LINK_ASKED_AGAIN: Final = 1.0  # a link that messages wait for; doubles
 LINK_ASKED_AGAIN_MAX: Final = 30.0
-LINK_WANTED_FOR: Final = 30.0  # after the last message that needed it
+LINK_WANTED_FOR: Final = 30.0  # after it was last said to be wanted
+LINK_WANTED_AGAIN: Final = 10.0  # said again, while messages wait
 HANDLER_RETRY: Final = 0.1  # after a handler failed; times HANDLER_RETRY_GROWTH
 HANDLER_RETRY_GROWTH: Final = 4.0
 HANDLER_RETRIES: Final = 5
