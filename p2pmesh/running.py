@@ -250,6 +250,7 @@ class Running:
 
         self._server = await RegistryServer.start(NodeBackend(self), http, listen=listen)
         self._stack.push_async_callback(self._server.stop)
+        self._drops.append(self._server.drop_in_child)
 
     def _make_core(self) -> Mesh:
         config = self.config

@@ -27,6 +27,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from p2pmesh import __version__
 from p2pmesh.config import DEFAULT_HTTP_PORT
 from p2pmesh.errors import ConfigError, MeshError
+from p2pmesh.forked import let_go
 from p2pmesh.http import bind, guard
 from p2pmesh.http.backend import Backend, Conflict, Forbidden, Unavailable
 from p2pmesh.http.calls import TEXT, Answer, Refusal, Stream, refusal_of
@@ -57,6 +58,8 @@ _log = logging.getLogger(__name__)
 class RegistryServer:
     """Serves one node.  Made by :meth:`start`."""
 
+    _listener: socket.socket
+
     def __init__(self, backend: Backend, host: str, port: int, names: Iterable[str]) -> None:
         self.host = host
         self.port = port
@@ -86,6 +89,7 @@ class RegistryServer:
         except ConfigError as error:
             raise ConfigError(f"--http {http}: {error}") from None
         self = cls(backend, host, listener.getsockname()[1], names)
+        self._listener = listener
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
         return self
@@ -100,6 +104,13 @@ class RegistryServer:
         if not self._stopping.done():
             self._stopping.set_result(None)
             await self._runner.cleanup()
+
+    def drop_in_child(self) -> None:
+        """In a forked child: let go of every socket."""
+        server = self._runner.server
+        transports = [c.transport for c in server.connections] if server is not None else []
+        sockets = [t.get_extra_info("socket") for t in transports if t is not None]
+        let_go(each.fileno() for each in (self._listener, *sockets))
 
     # --- one request -----------------------------------------------------------
 

@@ -33,6 +33,7 @@ from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from p2pmesh.errors import ConfigError
+from p2pmesh.forked import let_go
 from p2pmesh.protocol.limits import MEMBERS_MAX
 from p2pmesh.protocol.types import Candidate, FoundBy, NodeId
 from p2pmesh.transport.interfaces import join_address
@@ -275,12 +276,7 @@ class Discovery:
         if azc is None:
             return
         engine = azc.zeroconf.engine
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in {wrapped.fileno for wrapped in (*engine.readers, *engine.senders)}:
-            # Not closed but replaced: the parent's objects, which the child holds
-            # too, would later close a number that has become somebody else's.
-            os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
+        let_go({wrapped.fileno for wrapped in (*engine.readers, *engine.senders)})
 
     def _open(self, hosts: Sequence[str]) -> AsyncZeroconf:
         match self._given:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias, cast
 
+from p2pmesh.forked import let_go
 from p2pmesh.protocol.limits import LINKS_MAX
 from p2pmesh.protocol.timing import STALL_GRACE
 from p2pmesh.protocol.types import DialOutcome
@@ -273,19 +274,10 @@ class TcpTransport:
             await self._gone.wait()
 
     def drop_in_child(self) -> None:
-        """After a fork, in the child: give up every socket at once.
-
-        The numbers stay taken, by /dev/null, so that no object that still holds
-        one can close a stranger's; and nothing is told to the event loop, whose
-        selector the parent goes on using.
-        """
+        """After a fork, in the child: give up every socket at once."""
         taken = [*self._listeners, *self._connecting]
         taken += [link.sock for link in self._links.values()]
-        null = os.open(os.devnull, os.O_RDWR)
-        for sock in taken:
-            if sock.fileno() >= 0:
-                os.dup2(null, sock.fileno(), inheritable=False)
-        os.close(null)
+        let_go(sock.fileno() for sock in taken)
         self._links.clear()
 
 
