@@ -134,6 +134,10 @@ def _lists_not(door: Connection, instance_id: str) -> bool:
     return instance_id not in instances(door)
 
 
+def _shows(door: Connection, instance_id: str, fields: dict[str, Any]) -> bool:
+    return fields.items() <= instances(door).get(instance_id, {}).items()
+
+
 def assert_refused(reply: Reply, status: int) -> None:
     """A refusal says in a line of text what is wrong, and nothing of the inside."""
     assert reply.status == status, reply.body
@@ -219,6 +223,7 @@ MESSAGE_TYPES: Final = {
     **{name: (name, name) for name in KNOWN_TYPES},
     "a known name as an object": ({"Query": None}, "Query"),
     "a custom type": ({"Custom": "weather report"}, {"Custom": "weather report"}),
+    "a custom type of two lines": ({"Custom": "a\nb"}, {"Custom": "a\nb"}),
     "an empty custom type": ({"Custom": ""}, {"Custom": ""}),
     "a custom type called Query": ({"Custom": "Query"}, {"Custom": "Query"}),
     "a custom type with a prefix": ({"Custom": "Custom:Query"}, {"Custom": "Custom:Query"}),
@@ -985,12 +990,20 @@ class Contract:
             for door in (a, b, c):
                 (left,) = awaited(door, me)
                 assert left["payload"] == 2
-            beat = c.ask(post(f"/registry/heartbeat/{me}", {"status": "via C"}))
+            beat = c.ask(post(f"/registry/heartbeat/{me}", {"status": "healthy"}))
             assert beat.json["acknowledged"] is True
-            eventually(lambda: instances(a)[me]["status"] == "via C", "heartbeat not at A")
             assert b.ask(get(f"/registry/deregister/{me}", method="DELETE")).status == 204
             for door in (a, b, c):
                 eventually(partial(_lists_not, door, me), "still listed")
+
+    def test_a_status_that_one_node_is_told_is_shown_by_all(self, doors: Doors) -> None:
+        with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
+            me = register(a)
+            all_list((b, c), me)
+            body = {"status": "via C", "metrics": {"n": 1}}
+            assert c.ask(post(f"/registry/heartbeat/{me}", body)).status == 200
+            for door in (a, b, c):
+                eventually(partial(_shows, door, me, body), "the status is not shown")
 
     def test_every_node_names_the_same_leader(self, doors: Doors) -> None:
         with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
