@@ -50,6 +50,13 @@ class Announce(msgspec.Struct, frozen=True):
 Effect: TypeAlias = Action | SendTo | NeedLink | Announce
 
 
+class Ways(NamedTuple):
+    """Peers to whom there is a way by now, and those to whom none is left."""
+
+    opened: list[NodeId]
+    closed: list[NodeId]
+
+
 class Relayed(NamedTuple):
     """What a relay brought: a message as if from ``origin``."""
 
@@ -59,7 +66,7 @@ class Relayed(NamedTuple):
 
 
 class _Want:
-    """A peer that messages wait for."""
+    """A peer that messages wait for, or that only a relay reaches."""
 
     __slots__ = ("ask_at", "gap", "relay_at", "tried", "until")
 
@@ -84,6 +91,7 @@ class Dispatch:
         self._linked: set[NodeId] = set()
         self._paused: set[NodeId] = set()
         self._routes: dict[NodeId, NodeId] = {}  # peer -> the relay that reaches it
+        self._used: set[NodeId] = set()  # routes that carried something lately
         self._wants: dict[NodeId, _Want] = {}
 
     # --- sending ------------------------------------------------------------------
@@ -103,6 +111,7 @@ class Dispatch:
             self.own.append(message)
         elif (relay := self._routes.get(peer)) is not None:
             passed = wire.Relay(peer, self.me, wire.encode(message))
+            self._used.add(peer)
             self.effects.append(SendTo(relay, passed))
         else:
             self._counters["message_without_way"] += 1
@@ -124,7 +133,9 @@ class Dispatch:
         self.effects.append(NeedLink(peer))
         want.ask_at = at.now + want.gap
         want.gap = min(2 * want.gap, timing.LINK_ASKED_AGAIN_MAX)
-        self.next_at = min(self.next_at, want.ask_at, want.relay_at)
+        self.next_at = min(self.next_at, want.ask_at)
+        if peer not in self._routes:
+            self.next_at = min(self.next_at, want.relay_at)
 
     # --- ways come and go ---------------------------------------------------------
 
@@ -132,6 +143,7 @@ class Dispatch:
         self._linked.add(peer)
         self._paused.discard(peer)
         self._routes.pop(peer, None)
+        self._used.discard(peer)
         self._wants.pop(peer, None)
 
     def unlinked(self, peer: NodeId) -> list[NodeId]:
@@ -152,20 +164,25 @@ class Dispatch:
         self._paused.discard(peer)
         return [peer, *(far for far, relay in self._routes.items() if relay == peer)]
 
-    def tick(self, at: Instant) -> list[NodeId]:
-        """Ask again; peers to whom a relay was found are open now."""
-        if at.now < self.next_at:
-            return []
-        self.next_at = NEVER
+    def tick(self, at: Instant) -> Ways:
+        """Ask again, find relays, and give up routes that nothing uses."""
         opened: list[NodeId] = []
+        closed: list[NodeId] = []
+        if at.now < self.next_at:
+            return Ways(opened, closed)
+        self.next_at = NEVER
         for peer, want in list(self._wants.items()):
-            if self._directory.node_life(peer) is None or (
-                at.now >= want.until and peer not in self._routes
-            ):
+            is_routed = peer in self._routes
+            if is_routed and peer in self._used:
+                want.until = at.now + timing.LINK_WANTED_FOR
+                self._used.discard(peer)
+            if at.now >= want.until or self._directory.node_life(peer) is None:
                 del self._wants[peer]
-                self._routes.pop(peer, None)
+                if is_routed:
+                    del self._routes[peer]
+                    closed.append(peer)
                 continue
-            if at.now >= want.relay_at and peer not in self._routes:
+            if not is_routed and at.now >= want.relay_at:
                 if self._find_relay(peer, want):
                     opened.append(peer)
                 else:
@@ -173,10 +190,10 @@ class Dispatch:
                     want.relay_at = at.now + timing.RELAY_AFTER
             if at.now >= want.ask_at:
                 self._ask(at, peer, want)
-            self.next_at = min(self.next_at, want.ask_at)
+            self.next_at = min(self.next_at, want.ask_at, want.until)
             if peer not in self._routes:
                 self.next_at = min(self.next_at, want.relay_at)
-        return opened
+        return Ways(opened, closed)
 
     # --- relays ---------------------------------------------------------------------
 
@@ -188,7 +205,7 @@ class Dispatch:
                 return True
         return False
 
-    def relay_received(self, peer: NodeId, message: wire.Relay) -> Relayed | None:
+    def relay_received(self, at: Instant, peer: NodeId, message: wire.Relay) -> Relayed | None:
         """A relayed message for me; or pass it on, one hop and no further."""
         if message.to != self.me:
             self._pass_on(peer, message)
@@ -213,6 +230,9 @@ class Dispatch:
                 self._counters["relays_full"] += 1
                 return None
             self._routes[origin] = peer
+            want = self._wants.setdefault(origin, _Want(at.now))
+            self._ask(at, origin, want)  # perhaps a dial from here succeeds
+        self._used.add(origin)
         return Relayed(origin, inner, is_new_way)
 
     def _pass_on(self, peer: NodeId, message: wire.Relay) -> None:

@@ -190,7 +190,7 @@ class Intake:
                 # It will ask, once there is a way: see to it that there is one.
                 self._untold[feeder] = None
                 self._dispatch.want(at, feeder)
-                self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_FOR)
+                self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
 
     def opened(self, peer: NodeId) -> None:
         """There is a new way to this peer: it asks what it does not know."""
@@ -206,4 +206,4 @@ class Intake:
                 del self._untold[peer]
             else:
                 self._dispatch.want(at, peer)
-                self.next_at = at.now + timing.LINK_WANTED_FOR
+                self.next_at = at.now + timing.LINK_WANTED_AGAIN

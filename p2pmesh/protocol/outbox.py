@@ -313,7 +313,7 @@ class Outbox:
         if not self._dispatch.is_clear(outlet.node):
             if not self._dispatch.is_open(outlet.node):
                 self._dispatch.want(at, outlet.node)
-                self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_FOR)
+                self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
             return
         while ready and flight.bytes < limits.FLIGHT_MAX:
             lane = next(iter(ready))

@@ -165,13 +165,10 @@ class PostOffice:
                 self._refuse(parcel, "ambiguous", "\n".join(ids))
             case Absence.NO_HOLDER:
                 self._wait(at, parcel, parcel.deadline)
+            case Absence.UNKNOWN if parcel.call is not None or (again and parcel.is_told):
+                self._wait(at, parcel, parcel.deadline)
             case Absence.UNKNOWN:
-                is_new = not parcel.is_told or not again
-                self._wait(
-                    at,
-                    parcel,
-                    at.now + timing.UNKNOWN_TARGET_WAIT if is_new else parcel.deadline,
-                )
+                self._wait(at, parcel, at.now + timing.UNKNOWN_TARGET_WAIT)
 
     def _deliver(self, at: Instant, parcel: Parcel, instance: Instance, *, again: bool) -> None:
         if parcel.call is not None:
@@ -426,7 +423,7 @@ class PostOffice:
                 self.counters["message_unexpected"] += 1
 
     def _relayed(self, at: Instant, peer: NodeId, message: wire.Relay) -> None:
-        relayed = self._dispatch.relay_received(peer, message)
+        relayed = self._dispatch.relay_received(at, peer, message)
         if relayed is None:
             return
         if relayed.is_new_way:
@@ -608,8 +605,11 @@ class PostOffice:
 
     def handle_timer(self, at: Instant) -> None:
         self._at = at
-        for peer in self._dispatch.tick(at):
+        ways = self._dispatch.tick(at)
+        for peer in ways.opened:
             self._opened(at, peer)
+        for peer in ways.closed:
+            self._closed(at, peer)
         self._outbox.tick(at)
         for parcel in self._waiting.tick(at):
             self._gave_up(at, parcel)

@@ -113,7 +113,7 @@ class Asking:
             asked.is_sent = True
         else:
             self._dispatch.want(at, node)
-            self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_FOR)
+            self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
 
     # --- how it ends ----------------------------------------------------------------
 

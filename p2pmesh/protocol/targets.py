@@ -28,6 +28,7 @@ from p2pmesh.protocol.types import Envelope, Instance, Instant, Recipient
 
 _NEAREST: Final = 3
 _NEAREST_AMONG: Final = 4096
+_SIMILAR: Final = 0.5  # of 1: the same letters and pairs of letters
 
 
 class Absence(Enum):
@@ -59,22 +60,23 @@ def find(directory: Directory, target: str, *, named: bool) -> Instance | Ambigu
 def nearest(names: Iterable[str], target: str) -> tuple[str, ...]:
     """Known names that look like the target, best first."""
     wanted = target.casefold()
-    pairs = _pairs(wanted)
+    pieces = _pieces(wanted)
     scored: list[tuple[float, str]] = []
     for name in set(islice(names, _NEAREST_AMONG)):
         folded = name.casefold()
-        theirs = _pairs(folded)
-        score = 2 * len(pairs & theirs) / ((len(pairs) + len(theirs)) or 1)
+        theirs = _pieces(folded)
+        score = 2 * len(pieces & theirs) / (len(pieces) + len(theirs))
         if folded.startswith(wanted) or wanted.startswith(folded):
             score += 1
-        if score >= 0.4:
+        if score >= _SIMILAR:
             scored.append((-score, name))
     return tuple(name for _, name in sorted(scored)[:_NEAREST])
 
 
-def _pairs(text: str) -> set[str]:
+def _pieces(text: str) -> set[str]:
+    """Its letters, and its pairs of neighbouring ones, ends included."""
     padded = f" {text} "
-    return {padded[at : at + 2] for at in range(len(padded) - 1)}
+    return {*padded, *(padded[at : at + 2] for at in range(len(padded) - 1))}
 
 
 class Parcel:

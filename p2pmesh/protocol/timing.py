@@ -9,9 +9,10 @@ the peer's, so a mixed mesh does not bury its slow members.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Mapping
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Timing:
     silence_after: float
 
 
-#: Number on the wire (only append) -> intervals.
+#: By the name that a record carries.
 PRESETS: Final[Mapping[str, Timing]] = MappingProxyType(
     {
         "lan": Timing(heartbeat_interval=1.0, silence_after=1.5),
@@ -30,7 +31,6 @@ PRESETS: Final[Mapping[str, Timing]] = MappingProxyType(
         "wifi": Timing(heartbeat_interval=2.0, silence_after=3.0),
     }
 )
-PRESET_NUMBERS: Final[tuple[str, ...]] = ("lan", "local", "wifi")
 
 
 def slower(first: str, second: str) -> Timing:
@@ -41,8 +41,10 @@ def slower(first: str, second: str) -> Timing:
 
 # --- links -------------------------------------------------------------------
 HANDSHAKE_TIMEOUT: Final = 5.0
+REKEY_INTERVAL: Final = 3600.0
+CHECK_DIAL_MIN: Final = 0.05  # after a ring link forms: does its peer's address work?
+CHECK_DIAL_MAX: Final = 0.5
 LINK_IDLE_TIMEOUT: Final = 30.0  # an on-demand link nobody uses
-STUCK_LINK_AFTER: Final = 2.0  # unanswered bytes, none back: replace the link
 DIAL_TIMEOUT: Final = 1.5  # no answer from the peer's kernel
 DIAL_STAGGER: Final = 0.25  # between the addresses of one candidate
 
@@ -59,13 +61,11 @@ STALL_GRACE: Final = 15.0
 STALL_RENEWAL: Final = 2.0
 STALL_MEMORY: Final = 5.0  # a flag nobody renewed
 STALL_NUMBERS_KEPT: Final = 60.0
-LOST_LINKS_AFTER: Final = 2.0  # links ended at two monitors, none came back
 REACCUSE_AFTER: Final = 3.0  # after a refutation or vouch; doubles
 REACCUSE_MAX: Final = 60.0
 VERDICT_FRESH: Final = 2.0  # older verdicts are asked, not applied
 LAG_MEMORY: Final = 3.0
 LAG_TOLERANCE: Final = 0.25
-SWEEP_SILENT_AFTER: Final = 3.0  # half of my ring links lost: dial these
 LEADER_STALLED_AFTER: Final = 3.0
 
 # --- gossip ------------------------------------------------------------------

@@ -1,0 +1,432 @@
+"""Direct messages: streams between post offices, over cuts, restarts and full mailboxes."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pmesh.errors import MessageTooLarge, QueueFull
+from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.dispatch import NeedLink
+from p2pmesh.protocol.types import MessageArrived, MessageMoved, SendRefused
+from tests.protocol.offices import Office, World
+
+
+def pair(*, linked: bool = True) -> tuple[World, Office, Office]:
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    if linked:
+        world.link(a, b)
+    return world, a, b
+
+
+def test_messages_arrive_in_the_order_in_which_they_were_sent() -> None:
+    _, a, b = pair()
+    for number in range(300):
+        a.send("b-1", b"%d" % number)
+    assert b.arrived() == [b"%d" % number for number in range(300)]
+    assert len(a.moves()) == 600
+
+
+def test_what_is_sent_before_there_is_a_link_asks_for_one_and_arrives() -> None:
+    world, a, b = pair(linked=False)
+    world.links_on_demand = False
+    message_id = a.send("b-1", b"early")
+    assert [need.peer for need in a.of(NeedLink)] == [b.id]
+    assert a.post.message_state(message_id)[0].state == "queued"
+    world.link(a, b)
+    assert b.arrived() == [b"early"]
+    assert a.moves(message_id) == [("b-1", "stored"), ("b-1", "done")]
+
+
+def test_a_missing_link_is_asked_for_again_while_messages_wait() -> None:
+    world, a, b = pair(linked=False)
+    world.links_on_demand = False
+    a.send("b-1")
+    world.pass_time(600.0)
+    asked = a.of(NeedLink)
+    assert 15 < len(asked) < 60
+    assert {need.peer for need in asked} == {b.id}
+
+
+def test_receipts_of_many_messages_travel_as_one() -> None:
+    world, a, b = pair(linked=False)
+    world.links_on_demand = False
+    for _ in range(100):
+        a.send("b-1")
+    world.link(a, b)
+    assert len(b.arrived()) == 100
+    assert b.said(wire.Receipt) == [wire.Receipt(b.said(wire.Receipt)[0].stream, 100)]
+    assert [done.done for done in b.said(wire.Done)] == [((1, 100),)]
+
+
+@pytest.mark.parametrize("lost", [wire.Receipt, wire.Done])
+def test_a_lost_receipt_or_end_is_told_again_on_the_next_link(lost: type) -> None:
+    world, a, b = pair()
+    world.lost = {lost}
+    message_ids = [a.send("b-1", b"%d" % n) for n in range(5)]
+    world.unlink(a, b)
+    world.lost.clear()
+    world.link(a, b)
+    assert [a.post.message_state(each)[0].state for each in message_ids] == ["done"] * 5
+    assert b.arrived() == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_messages_lost_with_a_link_are_sent_again_in_order() -> None:
+    world, a, b = pair()
+    a.send("b-1", b"0")
+    world.lost = {wire.Post}
+    a.send("b-1", b"1")
+    a.send("b-1", b"2")
+    world.lost.clear()
+    a.send("b-1", b"3")  # the recipient sees the gap and asks for what lies between
+    assert b.arrived() == [b"0", b"1", b"2", b"3"]
+    assert b.post.counters["post_gap"] == 1
+
+
+def test_on_a_new_link_the_sender_asks_what_is_over_instead_of_sending_it() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    ids = [a.send("b-1", b"%d" % n) for n in range(4)]
+    world.unlink(a, b)
+    world.links_on_demand = False
+    b.post.message_completed(world.at, ids[0], True)
+    b.post.message_completed(world.at, ids[2], True)
+    world.run()
+    assert b.of(NeedLink), "the recipient wants to tell"
+    sent = len(a.said(wire.Post))
+    world.link(a, b)
+    assert len(a.said(wire.Post)) == sent
+    assert [unsure.stored for unsure in a.said(wire.Unsure)] == [((1, 4),)]
+    states = [a.post.message_state(each)[0].state for each in ids]
+    assert states == ["done", "stored", "done", "stored"]
+
+
+def test_a_home_that_restarted_without_a_memory_gets_the_senders_copies() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    ids = [a.send("b-1", b"%d" % n) for n in range(3)]
+    b.post.message_completed(world.at, ids[1], True)
+    world.run()
+    b.auto_completes = True
+    world.restart(b)
+    assert b.arrived() == [b"0", b"2"]
+    assert {a.post.message_state(each)[0].state for each in ids} == {"done"}
+
+
+def test_a_new_link_to_the_same_life_delivers_nothing_twice() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    ids = [a.send("b-1", b"%d" % n) for n in range(3)]
+    for _ in range(5):
+        world.unlink(a, b)
+        world.link(a, b)
+    assert b.arrived() == [b"0", b"1", b"2"]
+    for each in ids:
+        b.post.message_completed(world.at, each, True)
+    world.run()
+    assert {a.post.message_state(each)[0].state for each in ids} == {"done"}
+
+
+def test_a_failed_home_that_comes_back_in_the_same_life_goes_on_where_it_was() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    a.send("b-1", b"0")
+    world.split(a, b)
+    a.send("b-1", b"1")
+    assert a.moves()[-1] == ("b-1", "stored")
+    world.heal(a, b)
+    assert b.arrived() == [b"0", b"1"]
+
+
+def test_a_watermark_above_all_numbers_starts_a_new_stream() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    first = a.send("b-1", b"0")
+    world.lost = {wire.Post}
+    waiting = a.send("b-1", b"1")
+    world.lost.clear()
+    stream = a.said(wire.Post)[0].stream
+    a.post.received(world.at, b.id, wire.Receipt(stream, 17))  # as after a restored backup
+    world.run()
+    assert b.arrived() == [b"0", b"1"]
+    assert a.said(wire.Post)[-1].stream != stream
+    assert a.said(wire.Post)[-1].prev == 0
+    for each in (first, waiting):
+        b.post.message_completed(world.at, each, True)
+    world.run()
+    assert {a.post.message_state(each)[0].state for each in (first, waiting)} == {"done"}
+    a.send("b-1", b"2")
+    assert b.arrived() == [b"0", b"1", b"2"]
+
+
+def test_time_to_live_is_elapsed_time_and_ends_at_both_ends() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    stored = a.send("b-1", b"stored", ttl=10.0)
+    world.unlink(a, b)
+    world.links_on_demand = False
+    queued = a.send("b-1", b"queued", ttl=10.0)
+    world.at = world.at._replace(wall=world.at.wall + 10**9)  # the clock jumps: nothing
+    world.pass_time(9.0)
+    assert a.post.message_state(queued)[0].state == "queued"
+    world.pass_time(1.5)
+    assert a.post.message_state(queued)[0].state == "expired"
+    assert a.post.message_state(stored)[0].state == "expired"
+    world.link(a, b)
+    assert b.arrived() == [b"stored"]
+    b.auto_completes = True
+    a.send("b-1", b"next")
+    assert b.arrived() == [b"stored", b"next"], "the gap of what expired blocks nothing"
+
+
+def test_what_expires_in_the_mailbox_is_withdrawn_from_the_agent() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    message_id = a.send("b-1", ttl=5.0)
+    world.pass_time(6.0)
+    assert [type(e).__name__ for e in b.effects if not isinstance(e, MessageArrived)] == [
+        "MessageExpired", "MessageWithdrawn",
+    ]  # fmt: skip
+    assert a.moves(message_id)[-1] == ("b-1", "expired")
+
+
+def test_a_message_to_a_failed_instance_waits_until_it_is_back() -> None:
+    world, a, b = pair()
+    world.kill(b)
+    message_id = a.send("b-1", b"later")
+    world.pass_time(100.0)
+    assert a.post.message_state(message_id)[0].state == "queued"
+    world.restart(b)
+    assert b.arrived() == [b"later"]
+
+
+def test_what_was_for_an_instance_that_left_for_good_is_dead() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    message_id = a.send("b-1")
+    world.kill(b, "left")
+    assert a.moves(message_id)[-1] == ("b-1", "dead")
+    assert a.of(MessageMoved)[-1].reason == "left"
+
+
+def test_what_is_for_an_instance_that_left_with_its_identity_waits() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("b", persistent=True)
+    world.link(a, b)
+    world.kill(b, "left")
+    message_id = a.send("b-1", b"welcome back")
+    assert a.post.message_state(message_id)[0].state == "queued"
+    world.restart(b)
+    assert b.arrived() == [b"welcome back"]
+
+
+def test_a_name_stays_a_name_until_the_message_is_stored() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("worker")
+    world.links_on_demand = False
+    message_id = a.send("worker", b"job", named=True)
+    assert a.post.message_state(message_id)[0].instance_id == "worker-1"
+    world.kill(b, "left")
+    assert a.post.message_state(message_id)[0].state == "queued", "it waits for another holder"
+    other = world.add("other")
+    other.name = "worker"
+    world.changed(other)
+    world.link(a, other)
+    assert other.arrived() == [b"job"]
+    assert a.moves(message_id) == [
+        ("other-1", "queued"),
+        ("other-1", "stored"),
+        ("other-1", "done"),
+    ]
+
+
+def test_a_stored_message_does_not_follow_the_name() -> None:
+    world = World()
+    a, b, other = world.add("a"), world.add("worker"), world.add("other")
+    world.link(a, b)
+    b.auto_completes = False
+    message_id = a.send("worker", b"job", named=True)
+    other.name = "worker"
+    world.kill(b, "left")
+    assert a.moves(message_id)[-1] == ("worker-1", "dead")
+    assert other.arrived() == []
+
+
+def test_more_than_a_queue_holds_is_refused_to_the_caller() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    for _ in range(limits.MAILBOX_MESSAGES_MAX):
+        a.send("b-1")
+    with pytest.raises(QueueFull, match="b-1"):
+        a.send("b-1")
+    b.post.message_completed(world.at, b.of(MessageArrived)[0].envelope.message_id, True)
+    world.run()
+    a.send("b-1")
+
+
+def test_bytes_are_bounded_for_each_instance_and_for_the_node() -> None:
+    world = World()
+    a = world.add("a")
+    others = [world.add(f"o{n}") for n in range(5)]
+    world.links_on_demand = False
+    big = bytes(limits.PAYLOAD_MAX - 1024)
+    with pytest.raises(QueueFull):
+        for _ in range(5):
+            a.post.send(
+                world.at, source="a-1", target="o0-1", named=False, type="T", payload=big,
+                ttl=9.0, correlation_id=None,
+            )  # fmt: skip
+    assert a.post._outbox._account.used <= limits.MAILBOX_BYTES_MAX
+    with pytest.raises(QueueFull):
+        for other in others:
+            for _ in range(4):
+                if other.agent != "o0-1":
+                    a.send(other.agent or "", big)
+    assert a.post._outbox._account.used <= limits.NODE_BYTES_MAX
+    world.pass_time(10.0)
+    a.send("o0-1", big)
+
+
+def test_a_payload_over_the_limit_is_refused_with_both_sizes() -> None:
+    _, a, _ = pair()
+    with pytest.raises(MessageTooLarge, match=str(limits.PAYLOAD_MAX)):
+        a.send("b-1", bytes(limits.PAYLOAD_MAX + 1))
+
+
+def test_a_backed_up_link_holds_the_stream_back() -> None:
+    world, a, b = pair()
+    a.post.paused(world.at, b.id)
+    a.send("b-1", b"held")
+    assert a.said(wire.Post) == []
+    a.post.resumed(world.at, b.id)
+    world.run()
+    assert b.arrived() == [b"held"]
+
+
+def test_no_more_than_a_window_is_under_way_to_one_home() -> None:
+    world, a, b = pair()
+    world.lost = {wire.Receipt, wire.Done}
+    payload = bytes(100_000)
+    for _ in range(40):
+        a.send("b-1", payload)
+    assert len(a.said(wire.Post)) == 11
+    world.lost.clear()
+    world.unlink(a, b)
+    world.link(a, b)
+    assert len(b.arrived()) == 40
+
+
+def test_a_full_mailbox_holds_its_senders_until_there_is_room() -> None:
+    world = World()
+    senders = [world.add(f"s{n}") for n in range(3)]
+    b = world.add("b")
+    b.auto_completes = False
+    world.link_all(*senders, b)
+    for number in range(500):
+        for sender in senders:
+            sender.send("b-1", b"%d" % number)
+    assert len(b.of(MessageArrived)) == limits.MAILBOX_MESSAGES_MAX
+    done = 0
+    while done < len(b.of(MessageArrived)):
+        for arrived in b.of(MessageArrived)[done : done + 100]:
+            b.post.message_completed(world.at, arrived.envelope.message_id, True)
+            done += 1
+        world.run()
+    assert done == 1500
+    for sender in senders:
+        mine = [e.envelope.payload for e in b.of(MessageArrived) if e.via == sender.id]
+        assert mine == [b"%d" % number for number in range(500)]
+        assert len([move for move in sender.moves() if move[1] == "done"]) == 500
+    assert b.post.counters["post_mailbox_full"] > 0
+
+
+def test_a_held_stream_is_tried_again_should_the_word_that_there_is_room_be_lost() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    c = world.add("c")
+    world.link(b, c)
+    for _ in range(limits.MAILBOX_MESSAGES_MAX):
+        c.send("b-1")
+    a.send("b-1", b"late")
+    world.lost = {wire.Receipt}
+    for arrived in b.of(MessageArrived):
+        b.post.message_completed(world.at, arrived.envelope.message_id, True)
+    world.run()
+    world.lost.clear()
+    assert b"late" not in b.arrived()
+    world.pass_time(timing.STREAM_RETRY + 0.1)
+    assert b.arrived()[-1] == b"late"
+
+
+def test_a_message_that_vanished_without_a_gap_or_a_new_link_is_sent_again_in_the_end() -> None:
+    world, a, b = pair()
+    world.lost = {wire.Post}
+    a.send("b-1", b"lost")
+    world.lost.clear()
+    assert b.arrived() == []
+    world.pass_time(timing.STREAM_PROBE_AFTER + 0.1)
+    assert b.arrived() == [b"lost"]
+
+
+def test_a_message_to_the_own_agent_stays_queued_until_it_is_done() -> None:
+    world = World()
+    a = world.add("a")
+    a.auto_completes = False
+    message_id = a.send("a-1", b"me")
+    assert a.arrived() == [b"me"]
+    assert a.moves(message_id) == [], "one copy: nothing is stored elsewhere"
+    a.post.message_completed(world.at, message_id, True)
+    world.run()
+    assert a.moves(message_id) == [("a-1", "done")]
+
+
+def test_states_of_ended_messages_are_forgotten_first() -> None:
+    world, a, b = pair()
+    world.kill(b)
+    waiting = a.send("b-1")
+    for _ in range(limits.MESSAGE_STATES_MAX + 100):
+        a.post.send(
+            world.at, source="x", target="a-1", named=False, type="T", payload=b"", ttl=9.0,
+            correlation_id=None,
+        )  # fmt: skip
+        world.run()
+    assert a.post.message_state(waiting) is not None
+    assert len(a.post._states) == limits.MESSAGE_STATES_MAX
+
+
+def test_a_stranger_cannot_receipt_or_end_anothers_messages() -> None:
+    world = World()
+    a, b, c = world.add("a"), world.add("b"), world.add("c")
+    world.link_all(a, b, c)
+    b.auto_completes = False
+    message_id = a.send("b-1")
+    stream = a.said(wire.Post)[0].stream
+    a.post.received(world.at, c.id, wire.Done(stream, ((1, 1),)))
+    a.post.received(world.at, c.id, wire.Receipt(stream, 99))
+    world.run()
+    assert a.post.message_state(message_id)[0].state == "stored"
+    assert a.post.counters["receipt_of_unknown_stream"] == 2
+    assert a.of(SendRefused) == []
+
+
+def test_leaving_waits_for_the_receipts_that_live_homes_owe() -> None:
+    world, a, b = pair()
+    assert a.post.is_drained
+    a.post.paused(world.at, b.id)
+    message_id = a.send("b-1")
+    a.post.begin_leave(world.at)
+    assert not a.post.is_drained
+    assert a.post.unreceipted() == (message_id,)
+    a.post.resumed(world.at, b.id)
+    world.run()
+    assert a.post.is_drained
+    assert a.post.unreceipted() == ()
+
+
+def test_one_that_leaves_takes_nothing_new_for_its_agent() -> None:
+    world, a, b = pair()
+    b.post.begin_leave(world.at)
+    message_id = a.send("b-1")
+    assert b.arrived() == []
+    assert a.post.message_state(message_id)[0].state == "queued"
+    assert [receipt.standing for receipt in b.said(wire.Receipt)] == [wire.RECEIPT_NOT_HERE]
