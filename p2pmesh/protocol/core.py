@@ -101,6 +101,8 @@ class Core:
         #: The link in use to each proven peer.
         self.links_up: dict[NodeId, Link] = {}
         self.changes: list[Changed] = []
+        #: Links whose peers make this node speak and do not read; the door ends them.
+        self.overfull: list[Link] = []
         self._dirty: dict[int, Link] = {}
         self._news_due_at = at.now
         self._held: dict[int, Link] = {}  # links whose plain changes wait
@@ -171,6 +173,8 @@ class Core:
                 data = link.flush(now, with_news=link.id not in self._held)
                 if data:
                     connections.write(link, data)
+                if link.is_overfull():
+                    self.overfull.append(link)
                 if link.has_more():
                     self.timers.set("flush", link.id, now)
             self._dirty.clear()

@@ -21,8 +21,8 @@ import msgspec
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.candidates import Candidates
-from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.core import VERSIONS, Changed, Core
+from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Link, Phase, stays
 from p2pmesh.protocol.members import Change, Tombstone
@@ -234,9 +234,9 @@ class Joining:
         peer = signed.record.id
         attempt = link.attempt
         link.peer = peer
-        if attempt is not None and attempt.expects is not None and attempt.expects != peer:
-            if attempt.purpose is Purpose.PROBE:
-                self._monitoring.another_answered(attempt.expects)
+        expected = attempt.expects if attempt is not None else None
+        if attempt is not None and expected is not None and expected != peer:
+            self._answered_by_another(attempt, expected)
         core.connections.is_up(link)
         link.phase = Phase.UP
         link.up_at = core.at.now
@@ -250,6 +250,11 @@ class Joining:
             core.connections.close(link, "checked")
         elif not hello.check and self._keep(link):
             self._linked(link, hello, signed)
+
+    def _answered_by_another(self, attempt: Attempt, expected: NodeId) -> None:
+        """At the peer's address somebody else lives now: the peer's process is gone."""
+        if attempt.purpose is Purpose.PROBE:
+            self._monitoring.another_answered(expected)
 
     def _reached(self, attempt: Attempt, link: Link, peer: NodeId) -> None:
         core = self._core

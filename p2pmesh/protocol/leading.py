@@ -168,10 +168,12 @@ class Leading:
         since = self._monitoring.stalled_since.get(leader) if leader else None
         if since is None or leader is None:
             self._stall_told = None
-        elif leader != self._stall_told:
-            if self._core.at.now - since >= timing.LEADER_STALLED_AFTER:
-                self._stall_told = leader
-                self._core.act(LeaderStalled(leader_id=self.leader_id() or ""))
+        elif (
+            leader != self._stall_told
+            and self._core.at.now - since >= timing.LEADER_STALLED_AFTER
+        ):
+            self._stall_told = leader
+            self._core.act(LeaderStalled(leader_id=self.leader_id() or ""))
 
     def leader_id(self) -> str | None:
         leader = self._core.view.leader()

@@ -35,7 +35,8 @@ GUEST_PAYLOAD_MAX: Final = 2 * 1024 * 1024
 TRANSFERS_MAX: Final = 64  # half-received chunked messages a link
 NEWS_ITEMS_MAX: Final = 256  # in one NEWS
 NEWS_QUEUE_MAX: Final = 16_384  # subjects waiting to be told on a link
-LINK_QUEUE_MAX: Final = 4 * 1024 * 1024  # bytes of a peer that does not read
+LINK_QUEUE_MAX: Final = 1024 * 1024  # bytes kept for a peer that does not read, bulk aside
+REPAIRS_SERVED_MAX: Final = 8  # repair questions of one link answered in REPAIR_INTERVAL
 
 MAILBOX_MESSAGES_MAX: Final = 1000
 MAILBOX_BYTES_MAX: Final = 64 * 1024 * 1024

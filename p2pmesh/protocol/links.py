@@ -3,7 +3,8 @@
 A link begins as a TCP connection; it is *up* when the handshake is done and both
 HELLOs have been read.  Until then nothing on it is believed.  Messages wait in
 three queues: urgent ones, news (one item a subject), and bulk, which yields to
-both and stops while the transport is backed up.
+both.  While the transport is backed up all three wait here, bounded: whoever asks
+and does not read loses the link.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 
-from p2pmesh.protocol import limits, wire
+from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt
 from p2pmesh.protocol.gossip import NewsQueue
 from p2pmesh.protocol.session import Session
 from p2pmesh.protocol.types import FoundBy, NodeId
-
 
 #: Bulk bytes in one flush: small messages that arrive meanwhile go before the rest.
 _BULK_A_FLUSH = 256 * 1024
@@ -40,11 +40,11 @@ class Link:
     """One connection, from its opening to its end."""
 
     __slots__ = (
-        "_bulk", "_chunks_sent", "_transfers", "_urgent", "address", "attempt",
+        "_bulk", "_chunks_sent", "_transfers", "_urgent", "_urgent_bytes", "address", "attempt",
         "differing_beats", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
         "is_paused", "news", "opened_at", "peer", "peer_view", "phase", "pinged_at",
-        "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "session", "up_at",
-        "was_closed",
+        "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "served",
+        "served_since", "session", "up_at", "was_closed",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +69,7 @@ class Link:
         self.is_paused = False
         self.peer: NodeId | None = None
         self.hello: wire.Hello | None = None
-        self.opened_at = self.heard_at = self.said_at = self.up_at = now
+        self.opened_at = self.heard_at = self.said_at = self.up_at = self.rekeyed_at = now
         self.pinged_at: float | None = None
         self.rtt: float | None = None
         self.ring_mine = False
@@ -77,8 +77,11 @@ class Link:
         self.peer_view = b""
         self.differing_beats = 0
         self.repaired_at = -1e9
+        self.served = 0  # repair questions answered since
+        self.served_since = now
         self.news = NewsQueue()
         self._urgent: list[bytes] = []
+        self._urgent_bytes = 0
         self._bulk: deque[bytes] = deque()
         self._chunks_sent = 0
         self._transfers: dict[int, bytearray] = {}
@@ -105,25 +108,34 @@ class Link:
             self._bulk.append(encoded)
         else:
             self._urgent.append(encoded)
+            self._urgent_bytes += len(encoded)
 
     def has_more(self) -> bool:
         """Is bulk left that the next ``flush`` would write?"""
         return bool(self._bulk) and not self.is_paused
 
+    def is_overfull(self) -> bool:
+        """Does the peer make this node speak and not read what it says?"""
+        return self._urgent_bytes > limits.LINK_QUEUE_MAX
+
     def flush(self, now: float, *, with_news: bool = True) -> bytes:
         """What to write now: urgent messages, news, then a bounded piece of bulk."""
-        messages, self._urgent = self._urgent, []
-        if not self.is_paused:
-            if with_news and len(self.news):
-                messages.extend(wire.encode(news) for news in self.news.take())
-            room = _BULK_A_FLUSH
-            while self._bulk and room > 0:
-                room -= len(self._bulk[0])
-                messages.append(self._bulk.popleft())
+        if self.is_paused:
+            return b""
+        messages, self._urgent, self._urgent_bytes = self._urgent, [], 0
+        if with_news and len(self.news):
+            messages.extend(wire.encode(news) for news in self.news.take())
+        room = _BULK_A_FLUSH
+        while self._bulk and room > 0:
+            room -= len(self._bulk[0])
+            messages.append(self._bulk.popleft())
         if not messages:
             return b""
         self.said_at = now
-        return self.session.seal(messages)
+        if now - self.rekeyed_at < timing.REKEY_INTERVAL:
+            return self.session.seal(messages)
+        self.rekeyed_at = now
+        return self.session.rekey() + self.session.seal(messages)
 
     def last_words(self, close: wire.CloseReason) -> Iterator[bytes]:
         """What is still to be said, news and replies included, then CLOSE."""
@@ -138,6 +150,13 @@ class Link:
         for at in range(0, len(encoded), step):
             last = at + step >= len(encoded)
             yield wire.encode(wire.Chunk(self._chunks_sent, last, encoded[at : at + step]))
+
+    def may_ask_repair(self, now: float) -> bool:
+        """Bounds how often this peer's repair questions are answered."""
+        if now - self.served_since >= timing.REPAIR_INTERVAL:
+            self.served, self.served_since = 0, now
+        self.served += 1
+        return self.served <= limits.REPAIRS_SERVED_MAX
 
     # --- hearing ------------------------------------------------------------------
 

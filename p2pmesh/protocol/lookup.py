@@ -95,8 +95,10 @@ class Lookup:
         """Nodes and guests, oldest first, failed and left ones included."""
         leader = self._core.view.leader()
         leader_node = leader.id if leader else None
-        claims = [*self._core.view.nodes.items(), *self._core.view.guests.items()]
-        members = [(_life(claim), self._member(key, claim, leader_node)) for key, claim in claims]
+        members = [
+            (_life(claim), self._member(key, claim, leader_node))
+            for key, claim in self._core.view.claims()
+        ]
         if self._core.life is None:
             members.append((Life(2**62, 0, 0), self.myself()))
         members.sort(key=lambda pair: (pair[0], pair[1].node_id, pair[1].instance_id))
@@ -123,7 +125,7 @@ class Lookup:
             home=key.hex(),
             state=self._state(key, claim),
             stalled=key in self._monitoring.stalled_since,
-            life=str(claim.version.life) if signed is None or record and record.life else "",
+            life=str(claim.version.life) if signed is None or (record and record.life) else "",
             incarnation=claim.version.incarnation,
             capabilities=agent.capabilities if agent else (),
             agent_profiles=agent.profiles if agent else (),
@@ -195,9 +197,9 @@ class Lookup:
         if entry.state is State.FAILED:
             return "failed"
         held = self._core.view.nodes.get(entry.home)
-        if isinstance(held, SignedRecord) and held.record.state is State.ALIVE:
-            if held.version.life == entry.home_life:
-                return self._state(entry.home, held)
+        alive = self._core.view.alive(entry.home)
+        if alive is not None and alive.version.life == entry.home_life:
+            return self._state(entry.home, alive)
         if isinstance(held, Tombstone):
             gone_at = held.failed_at
         else:

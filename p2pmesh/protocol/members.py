@@ -125,10 +125,9 @@ class View:
             self._left_at[node] = now
             return Change.LEFT
         self._left_at.pop(node, None)
-        if isinstance(held, SignedRecord) and held.record.state is State.ALIVE:
-            if held.version.life == offered.version.life:
-                return Change.UPDATED
-        return Change.JOINED
+        same_life = held is not None and held.version.life == offered.version.life
+        was_alive = held is not None and held.version.state is State.ALIVE
+        return Change.UPDATED if same_life and was_alive else Change.JOINED
 
     def offer_verdict(self, verdict: wire.Verdict, now: float) -> Change:
         """Others' word that a life failed."""
@@ -254,9 +253,13 @@ class View:
         """Keep the remembered leader right without scanning at every join."""
         if old is not None and old is self._leader:
             self._leader_known = False
-        elif self._leader_known and isinstance(new, SignedRecord) and is_candidate(new):
-            if self._leader is None or new.seniority < self._leader.seniority:
-                self._leader = new
+        elif (
+            self._leader_known
+            and isinstance(new, SignedRecord)
+            and is_candidate(new)
+            and (self._leader is None or new.seniority < self._leader.seniority)
+        ):
+            self._leader = new
 
 
 def is_candidate(held: SignedRecord) -> bool:

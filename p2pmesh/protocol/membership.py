@@ -146,15 +146,19 @@ class Membership:
         now = core.at.now
         if core.life is None or now - link.repaired_at < timing.REPAIR_INTERVAL:
             return
-        if self._pulling is not None and now - self._pulled_at < timing.REPAIR_INTERVAL:
-            if self._pulling in core.links_up and self._pulling != link.peer:
-                return
+        is_pulling = now - self._pulled_at < timing.REPAIR_INTERVAL and (
+            self._pulling in core.links_up and self._pulling != link.peer
+        )
+        if is_pulling:
+            return
         self._pulling, self._pulled_at = link.peer, now
         link.repaired_at = now
         link.differing_beats = 0
         core.tell(link, gossip.buckets(core.view))
 
     def buckets(self, link: Link, theirs: wire.Buckets) -> None:
+        if not self._may_ask(link):
+            return
         digest = gossip.digest(self._core.view, theirs)
         if digest is not None:
             self._core.tell(link, digest)
@@ -171,11 +175,16 @@ class Membership:
 
     def want(self, link: Link, want: wire.Want) -> None:
         core = self._core
-        if len(want.subjects) > 8 * (limits.MEMBERS_MAX + limits.TOMBSTONES_MAX):
-            core.count("want_size")
+        if not self._may_ask(link):
             return
         for offer in gossip.offers(core.view, want, core.at.now):
             core.tell(link, offer)
+
+    def _may_ask(self, link: Link) -> bool:
+        if link.may_ask_repair(self._core.at.now):
+            return True
+        self._core.count("repair_too_often")
+        return False
 
     def offered(self, link: Link) -> None:
         """An offer of this peer was taken in: the next pull may go elsewhere."""

@@ -388,7 +388,15 @@ class Mesh:
 
     def actions(self) -> list[Action]:
         """Everything to do since the last call, in order."""
-        return self._core.drain()
+        actions = self._core.drain()
+        while self._core.overfull:
+            for occurrence in self._core.connections.broken(
+                self._core.overfull.pop(), "peer does not read"
+            ):
+                self._occurred(occurrence)
+            self._settle()
+            actions += self._core.drain()
+        return actions
 
     def members(self, at: Instant) -> tuple[Member, ...]:
         """Oldest first, failed and left ones included."""
@@ -500,9 +508,9 @@ class Mesh:
             self._received_up(link, message)
         elif isinstance(message, wire.Hello) and link.phase is Phase.HELLO:
             self._joining.hello(link, message)
-            if link.phase is Phase.UP and self._core.links_up.get(link.peer or b"") is link:
-                assert link.peer is not None
-                self._post.linked(self._core.at, link.peer)
+            peer = link.peer
+            if peer is not None and self._core.links_up.get(peer) is link:
+                self._post.linked(self._core.at, peer)
         elif isinstance(message, wire.CloseReason):
             self._closed(link, message)
         else:

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Final
 
 from p2pmesh.protocol import timing, wire
-from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.detector import Accuse, Detector, FlagStalled, Probe, Stage, Step, Wait
+from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, verdict_version
@@ -759,7 +759,8 @@ class Monitoring:
             limit = core.timing_with(peer).silence_after
             core.timers.set_earlier("silence", None, link.heard_at + limit)
             if self.met_address(peer) is None:
-                core.timers.set_earlier("check", peer, core.at.now + core.rng.uniform(0.2, 2.0))
+                pause = core.rng.uniform(timing.CHECK_DIAL_MIN, timing.CHECK_DIAL_MAX)
+                core.timers.set_earlier("check", peer, core.at.now + pause)
 
     def _has_lagged(self) -> bool:
         return self._core.at.now - self._lagged_at < timing.LAG_MEMORY
