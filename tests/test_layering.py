@@ -67,6 +67,13 @@ OPEN: Final = {"mesh", "types", "timing", "limits", "keys"}
 #: ... and the few that may know less, or have the door itself.
 TRANSPORT_KNOWS: Final = {"types", "timing", "limits"}
 DOOR_HOLDERS: Final = ("p2pmesh.driver", "p2pmesh.running", "p2pmesh.testing")
+#: The simulator gives all of its nodes one book of signatures that were checked.
+TESTING_KNOWS: Final = OPEN | {"records"}
+#: The node alone joins protocol and transport; the command looks around before one runs.
+TRANSPORT_USERS: Final = (
+    *("p2pmesh.node", "p2pmesh.driver", "p2pmesh.rendezvous", "p2pmesh.running"),
+    *("p2pmesh.cli", "p2pmesh.transport"),
+)
 
 #: Where a third-party module may be imported.  What is not listed may be nowhere.
 HOMES: Final = {
@@ -141,8 +148,8 @@ def objections(found: Import) -> Iterator[str]:
         yield from _objections_to_knowing_the_protocol(found)
     if found.is_of("p2pmesh.cli") and not found.is_by("p2pmesh.cli", "p2pmesh.__main__"):
         yield "nothing imports the command"
-    if found.is_of("p2pmesh.transport") and found.is_by("p2pmesh.http"):
-        yield "HTTP asks the node through its backend, and knows no transport"
+    if found.is_of("p2pmesh.transport") and not found.is_by(*TRANSPORT_USERS):
+        yield "only the node joins protocol and transport"
     if found.is_of("p2pmesh.node", "p2pmesh.running", "p2pmesh.driver") and found.is_by(
         "p2pmesh.http", "p2pmesh.transport"
     ):
@@ -185,7 +192,7 @@ def _objections_to_knowing_the_protocol(found: Import) -> Iterator[str]:
     elif found.is_by("p2pmesh.transport"):
         if module not in TRANSPORT_KNOWS:
             yield "transport makes no protocol decision"
-    elif module not in OPEN:
+    elif module not in (TESTING_KNOWS if found.is_by("p2pmesh.testing") else OPEN):
         yield f"{module} is behind the one door, protocol.mesh"
     elif module == "mesh" and not found.is_by(*DOOR_HOLDERS):
         yield f"only {' and '.join(DOOR_HOLDERS)} hold the door"
@@ -239,7 +246,9 @@ def test_the_layers_name_the_protocol_s_modules_and_no_others() -> None:
         ("http/v1.py", "from p2pmesh.protocol import wire", "wire is behind the one door"),
         ("http/v1.py", "from p2pmesh.protocol.mesh import Mesh", "hold the door"),
         ("http/v1.py", "from p2pmesh import protocol", "not the package"),
-        ("http/v1.py", "from p2pmesh.transport import tcp", "knows no transport"),
+        ("http/v1.py", "from p2pmesh.transport import tcp", "only the node joins"),
+        ("handlers.py", "from p2pmesh.transport import tcp", "only the node joins"),
+        ("handlers.py", "from p2pmesh.protocol import records", "behind the one door"),
         ("node.py", "from aiohttp import web", "aiohttp is imported only by"),
         ("node.py", "from rich.table import Table", "rich is imported only by"),
         ("node.py", "from p2pmesh.cli import main", "nothing imports the command"),
