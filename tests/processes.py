@@ -135,7 +135,7 @@ class Process:
         return self._errors.read_text(errors="replace")
 
     def event(
-        self, name: str, *, since: int = 0, timeout: float = HANG_GUARD, **fields: Any
+        self, name: str, /, *, since: int = 0, timeout: float = HANG_GUARD, **fields: Any
     ) -> Line:
         """The first line from number ``since`` on with this ``event`` and these fields."""
         wanted = {"event": name, **fields}

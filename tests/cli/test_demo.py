@@ -71,7 +71,7 @@ def test_a_step_that_does_not_hold_is_named(
     program = BROKEN.format(change=change)
     ended = run(sys.executable, "-c", program, home=home, env={"TMPDIR": str(temporary)})
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"p2pmesh: this step did not hold: {title}")
+    assert re.match(rf"p2pmesh: this step did not hold: \d\. {title}", ended.stderr)
     assert ended.stderr.count("\n") == 1
     assert list(temporary.iterdir()) == []
 

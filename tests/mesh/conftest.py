@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,17 @@ class RealMesh:
         self.name = name
         self._stack = stack
 
+        self._processes: list[Process] = []
+
     def launch(self, command: Sequence[str]) -> Process:
-        return self._stack.enter_context(Process(command, home=self.home))
+        process = self._stack.enter_context(Process(command, home=self.home))
+        self._processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """Ask all at once to leave: one after the other would take long."""
+        for process in self._processes:
+            process.signal(signal.SIGTERM)
 
     def start(self, *flags: str, command: Sequence[str] = P2PMESH) -> Process:
         """``run --json --mesh NAME FLAGS``, which is not waited for."""
@@ -45,7 +55,9 @@ class RealMesh:
 @pytest.fixture
 def real_mesh(home: Path, mesh: str) -> Iterator[RealMesh]:
     with ExitStack() as stack:
-        yield RealMesh(home, mesh, stack)
+        real = RealMesh(home, mesh, stack)
+        yield real
+        real.end()
 
 
 # --- what a process says of itself and of the others -------------------------------
