@@ -237,13 +237,14 @@ def write(value: Any) -> bytes:
 _TIME_MAX: Final = 253_402_300_799_999_999  # the last microsecond of the year 9999
 
 
+@lru_cache(maxsize=8192)  # a list is asked for often, and most of its times stay
 def timestamp(microseconds: int) -> str:
     """Unix microseconds as RFC 3339 UTC with ``Z`` and microseconds."""
     seconds, fraction = divmod(min(max(microseconds, 0), _TIME_MAX), 1_000_000)
     return f"{_second(seconds)}.{fraction:06d}Z"
 
 
-@lru_cache(maxsize=4096)  # the times in one list share few seconds
+@lru_cache(maxsize=1024)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 

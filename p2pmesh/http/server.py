@@ -58,17 +58,15 @@ _log = logging.getLogger(__name__)
 class RegistryServer:
     """Serves one node.  Made by :meth:`start`."""
 
-    _listener: socket.socket
-
-    def __init__(self, backend: Backend, host: str, port: int, names: Iterable[str]) -> None:
-        self.host = host
-        self.port = port
+    def __init__(self, backend: Backend, listener: socket.socket, names: Iterable[str]) -> None:
+        self._listener = listener
+        self.host, self.port = listener.getsockname()[:2]
         routes = (
             *Registry(backend, __version__).routes(),
             *V1(backend, __version__).routes(),
             *Events(backend).routes(),
         )
-        self._house = guard.House(routes, port, lambda: _own_addresses(backend), names)
+        self._house = guard.House(routes, self.port, lambda: _own_addresses(backend), names)
         self._stopping = asyncio.get_running_loop().create_future()
         self._runner = web.ServerRunner(_Server(self._serve), shutdown_timeout=STOP_TIMEOUT)
 
@@ -88,8 +86,7 @@ class RegistryServer:
             (listener,) = await asyncio.to_thread(listen, (host,), port, DEFAULT_HTTP_PORT)
         except ConfigError as error:
             raise ConfigError(f"--http {http}: {error}") from None
-        self = cls(backend, host, listener.getsockname()[1], names)
-        self._listener = listener
+        self = cls(backend, listener, names)
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
         return self

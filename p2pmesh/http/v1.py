@@ -66,7 +66,7 @@ class V1:
         )
 
     async def members(self, call: Call) -> Answer:
-        query = parse_qs(call.query, keep_blank_values=True, errors="replace")
+        query = parse_qs(call.query, errors="replace")
         states, capabilities = query.get("state", []), query.get("capability", [])
         for state in states:
             if state not in STATES:
