@@ -35,7 +35,7 @@ from p2pmesh.protocol.types import (
     MessageEvent,
     Token,
 )
-from p2pmesh.transport.interfaces import split_address
+from p2pmesh.transport.interfaces import choose, read_interfaces, split_address
 from p2pmesh.transport.runtime import list_nodes
 
 HANG = 20.0
@@ -212,6 +212,52 @@ def test_the_environment_may_give_or_demand_a_key(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("P2PMESH_KEY", "nonsense")
     with pytest.raises(ConfigError, match="P2PMESH_KEY: a mesh key begins with"):
         Node("a")
+
+
+async def test_nodes_that_share_no_directory_meet_by_mdns_and_by_peer(
+    make: Make, meet: Meet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_a_directory_of_its_own(node: Node) -> None:
+        monkeypatch.setenv("P2PMESH_RUNTIME_DIR", str(tmp_path / node.name))
+        await node.start()
+
+    a, b = make("a", mdns=True), make("b", mdns=True)
+    await in_a_directory_of_its_own(a)
+    await in_a_directory_of_its_own(b)
+    c = make("c", peers=[a.address])
+    await in_a_directory_of_its_own(c)
+    for node in (a, b, c):
+        await node.joined()
+        await node.wait_for(count=3, timeout=HANG)
+    assert how(b, a) | how(a, b) == {"mdns", "inbound"}
+    assert how(c, a) | how(a, c) == {"peer", "inbound"}
+    await asyncio.gather(*(node.leave() for node in (a, b, c)))
+
+
+def how(node: Node, other: Node) -> set[str]:
+    """How ``node`` came to its link with ``other``."""
+    links = node._running.query(node._running.core.links)
+    return {str(link.found_by) for link in links if link.node_id == other.id}
+
+
+async def test_addresses_that_change_are_listened_at_and_told(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b")
+    await meet(a, b)
+    port = split_address(b.address)[1]
+    moved = choose(await asyncio.to_thread(read_interfaces), bind=("127.0.0.7",))
+    await b._running._readdress(moved)
+    assert b.address == f"127.0.0.7:{port}"
+
+    def told() -> bool:
+        return any(m.addresses == (b.address,) for m in a.members())
+
+    await until(a, told)
+    _, client = await asyncio.open_connection("127.0.0.7", port)
+    client.close()
+    await client.wait_closed()
+    c = make("c", peers=[b.address])
+    await meet(c)
+    await c.wait_for(count=3, timeout=HANG)
 
 
 async def test_other_keys_and_other_names_do_not_meet_and_say_why(

@@ -209,6 +209,7 @@ class Discovery:
         self._azc: AsyncZeroconf | None = None
         self._browser: Browser | None = None
         self._info: AsyncServiceInfo | None = None
+        self._announcing: asyncio.Future[object] | None = None
         self._label = os.urandom(8).hex()
         self._mesh_id = ""
         self._candidates: dict[str, Candidate] = {}
@@ -259,6 +260,7 @@ class Discovery:
         self._azc = self._browser = self._info = None
         if azc is None:
             return
+        self._stop_announcing()
         try:
             if browser is not None:
                 await browser.close()
@@ -293,11 +295,18 @@ class Discovery:
     async def _announce(self, advert: Advert) -> None:
         assert self._azc is not None
         info = self._advertisement(advert)
+        self._stop_announcing()
         if self._info is None:
-            await self._azc.async_register_service(info, cooperating_responders=True)
+            sending = await self._azc.async_register_service(info, cooperating_responders=True)
         else:
-            await self._azc.async_update_service(info)
+            sending = await self._azc.async_update_service(info)
+        self._announcing = asyncio.ensure_future(sending)
         self._info = info
+
+    def _stop_announcing(self) -> None:
+        """It is said three times within half a second: not after it was taken back."""
+        if self._announcing is not None:
+            self._announcing.cancel()
 
     def _advertisement(self, advert: Advert) -> AsyncServiceInfo:
         return AsyncServiceInfo(
