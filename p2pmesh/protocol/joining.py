@@ -241,6 +241,7 @@ class Joining:
         link.phase = Phase.UP
         link.up_at = core.at.now
         core.timers.cancel("handshake", link.id)
+        link.is_strangers = signed.record.life is not None and not core.view.is_alive(peer)
         self._membership.record(signed, link, flood=True)
         if attempt is not None:
             self._reached(attempt, link, peer)

@@ -42,7 +42,7 @@ class Link:
     __slots__ = (
         "_bulk", "_chunks_sent", "_transfers", "_urgent", "_urgent_bytes", "address", "attempt",
         "differing_beats", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
-        "is_paused", "news", "opened_at", "peer", "peer_view", "phase", "pinged_at",
+        "is_paused", "is_strangers", "news", "opened_at", "peer", "peer_view", "phase", "pinged_at",
         "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "served",
         "served_since", "session", "up_at", "was_closed",
     )  # fmt: skip
@@ -67,6 +67,7 @@ class Link:
         self.is_check = False
         self.was_closed = False  # its peer said CLOSE: the end is no evidence
         self.is_paused = False
+        self.is_strangers = False  # its peer was no member when it said HELLO
         self.peer: NodeId | None = None
         self.hello: wire.Hello | None = None
         self.opened_at = self.heard_at = self.said_at = self.up_at = self.rekeyed_at = now

@@ -129,15 +129,15 @@ class Membership:
 
     def beat(self, link: Link, view_hash: bytes) -> None:
         """A peer told its view's hash: two differing beats in a row, or a difference
-        on a link that was never compared, open a repair."""
+        on a stranger's link (two meshes meet, a split heals), open a repair."""
         core = self._core
         link.peer_view = view_hash
         if view_hash == core.view.hash():
             link.differing_beats = 0
             return
         link.differing_beats += 1
-        is_new = link.repaired_at < link.up_at
-        if link.differing_beats >= 2 or is_new:
+        if link.differing_beats >= 2 or link.is_strangers:
+            link.is_strangers = False
             self._pull(link)
 
     def _pull(self, link: Link) -> None:

@@ -15,12 +15,11 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from p2pmesh.protocol.types import NodeId
 
 RINGS: Final = 3
-_Point: TypeAlias = tuple[int, NodeId]
 
 
 class Position(NamedTuple):
@@ -37,7 +36,9 @@ class Rings:
     """The rings of one node's view."""
 
     def __init__(self) -> None:
-        self._rings: tuple[list[_Point], ...] = tuple([] for _ in range(RINGS))
+        # Per ring: sorted points, and the members at the same indexes.
+        self._points: tuple[list[int], ...] = tuple([] for _ in range(RINGS))
+        self._nodes: tuple[list[NodeId], ...] = tuple([] for _ in range(RINGS))
         self._members: set[NodeId] = set()
 
     def __contains__(self, node: NodeId) -> bool:
@@ -51,8 +52,10 @@ class Rings:
         if node in self._members:
             return False
         self._members.add(node)
-        for ring, point in zip(self._rings, _points(node), strict=True):
-            ring.insert(bisect_left(ring, point), point)
+        for points, nodes, point in zip(self._points, self._nodes, _places(node), strict=True):
+            index = bisect_left(points, point)
+            points.insert(index, point)
+            nodes.insert(index, node)
         return True
 
     def remove(self, node: NodeId) -> bool:
@@ -60,8 +63,9 @@ class Rings:
         if node not in self._members:
             return False
         self._members.discard(node)
-        for ring, point in zip(self._rings, _points(node), strict=True):
-            del ring[bisect_left(ring, point)]
+        for points, nodes, point in zip(self._points, self._nodes, _places(node), strict=True):
+            index = bisect_left(points, point)
+            del points[index], nodes[index]
         return True
 
     def neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
@@ -78,14 +82,14 @@ class Rings:
 
     def at(self, node: NodeId, position: Position, skip: Collection[NodeId] = ()) -> NodeId | None:
         """The nearest member in that direction that is not skipped."""
-        ring = self._rings[position.ring]
-        point = _points(node)[position.ring]
-        index = bisect_left(ring, point)
-        if position.step > 0 and (index == len(ring) or ring[index] != point):
+        points, nodes = self._points[position.ring], self._nodes[position.ring]
+        point = _places(node)[position.ring]
+        index = bisect_left(points, point)
+        if position.step > 0 and (index == len(points) or points[index] != point):
             index -= 1  # not on the ring itself: its place is just before ``index``
-        for _ in range(len(ring)):
-            index = (index + position.step) % len(ring)
-            other = ring[index][1]
+        for _ in range(len(points)):
+            index = (index + position.step) % len(points)
+            other = nodes[index]
             if other == node:
                 return None
             if other not in skip:
@@ -113,14 +117,11 @@ def breadth_first(rings: Rings, root: NodeId) -> dict[NodeId, tuple[NodeId, ...]
 
 
 @lru_cache(maxsize=16_384)
-def _points(node: NodeId) -> tuple[_Point, ...]:
-    """Where a node sits on each ring."""
+def _places(node: NodeId) -> tuple[int, ...]:
+    """Where a node sits on each ring: 128 bits, so that no two share a place."""
     return tuple(
-        (
-            int.from_bytes(
-                blake2b(node, digest_size=8, salt=bytes([ring]), person=b"p2pmesh-ring").digest()
-            ),
-            node,
+        int.from_bytes(
+            blake2b(node, digest_size=16, salt=bytes([ring]), person=b"p2pmesh-ring").digest()
         )
         for ring in range(RINGS)
     )
