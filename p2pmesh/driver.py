@@ -212,9 +212,10 @@ class Driver:
             self._timer.cancel()
             self._timer = None
         if due is not None:
-            self._timer_due = due
+            now = instant().now
+            self._timer_due = max(due, now)  # one asked for too late is no lag of the loop
             self._lag_told = False
-            self._timer = self._loop.call_later(max(0.0, due - instant().now), self._fire)
+            self._timer = self._loop.call_later(self._timer_due - now, self._fire)
 
     def _write(self, action: Write) -> None:
         self.transport.write(action.link, action.data)

@@ -163,6 +163,14 @@ async def test_the_timer_fires_when_it_is_due_and_earlier_when_it_is_moved_forwa
     assert "loop_lagged" not in one.core.names()
 
 
+async def test_a_timer_asked_for_too_late_is_no_lag_of_the_loop(rig: Callable[..., Rig]) -> None:
+    one = rig()
+    one.core.due = instant().now - 1.0
+    one.want()
+    await one.core.until("handle_timer")
+    assert "loop_lagged" not in one.core.names()
+
+
 async def test_a_loop_that_stood_still_is_told_before_anything_else(
     rig: Callable[..., Rig],
 ) -> None:
