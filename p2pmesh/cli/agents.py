@@ -51,7 +51,10 @@ class Agent:
         self._seen: list[Seen] = []
         self._changed = threading.Condition()
         self._is_silent = False
-        command = ("run", "--json", "--echo", "--mesh", mesh, "--name", name, "--data-dir", "none")
+        command = (
+            *("run", "--json", "--echo", "--log-level", "error"),
+            *("--mesh", mesh, "--name", name, "--data-dir", "none"),
+        )  # fmt: skip
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "p2pmesh", *command],
@@ -99,12 +102,13 @@ class Agent:
                 left = deadline - time.monotonic()
                 if self._is_silent or left <= 0:
                     how = "ended" if self._is_silent else f"said nothing of it in {PATIENCE:g} s"
-                    raise Unmet(f"no {event} from {self.name}: it {how}{self._complaint()}")
+                    raise Unmet(f"no {event} from {self.name}: it {how}")
                 self._changed.wait(left)
 
-    def _complaint(self) -> str:
+    def complaint(self) -> str:
+        """The last line of its log, which holds errors only."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
+        return f" ({self.name} says: {lines[-1]})" if lines else ""
 
     def get(self, path: str) -> Any:
         with NodeClient(self.url) as node:
@@ -159,6 +163,9 @@ class Troupe:
         agent = Agent(name, self.mesh, self.directory, self._environ())
         self.agents.append(agent)
         return agent
+
+    def complaints(self) -> str:
+        return "".join(agent.complaint() for agent in self.agents)
 
     def _environ(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("P2PMESH_", "XDG_"))}

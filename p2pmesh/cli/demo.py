@@ -35,17 +35,17 @@ def demo(call: Call) -> int:
         for number, (title, step) in enumerate(STEPS, 1):
             if step is leave_cleanly and call.settings.keep:
                 _keep(call, troupe)
-            _play(call, f"{number}. {title}", partial(step, troupe, names))
+            _play(call, troupe, f"{number}. {title}", partial(step, troupe, names))
         call.out.text(f"All {len(STEPS)} steps held.", "green")
     return 0
 
 
-def _play(call: Call, title: str, step: Callable[[], list[str]]) -> None:
+def _play(call: Call, troupe: Troupe, title: str, step: Callable[[], list[str]]) -> None:
     started = time.monotonic()
     try:
         lines = step()
     except MeshError as error:  # what an agent refused is a step that did not hold, too
-        raise MeshError(f"this step did not hold: {title}: {error}") from None
+        raise MeshError(f"this step did not hold: {title}: {error}{troupe.complaints()}") from None
     call.out.text(f"{title}  ({time.monotonic() - started:.2f} s)", "bold")
     for line in lines:
         call.out.text(f"   {line}")

@@ -58,6 +58,7 @@ def refusal(home: Path, *flags: str, env: dict[str, str] | None = None) -> str:
 
 def test_json_begins_with_ready_and_joined_and_goes_on_with_events(start: Start, mesh: str) -> None:
     first = start("--capability", "query")
+    first.event("joined")
     second = start()
     ready = first.event("ready").value
     assert set(ready) == {
@@ -369,8 +370,9 @@ def test_it_runs_on_uvloop_where_that_is_installed(home: Path) -> None:
 
 
 def test_one_shot_commands_find_the_node_of_this_machine(start: Start, home: Path) -> None:
-    first, second = start("--name", "ada"), start("--name", "bob")
+    first = start("--name", "ada")
     first.event("joined")
+    second = start("--name", "bob")
     second.event("joined")
     first.event("member_joined", name="bob")
     first.event("leader_changed")
