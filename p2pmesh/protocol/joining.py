@@ -433,6 +433,30 @@ class Joining:
             )
         )
 
+    def rival_due(self) -> None:
+        """An older agent has had my instance id for 5 s: it keeps it."""
+        rival = self._rival()
+        if rival is not None:
+            self._double(rival.record.addresses)
+            self._core.act(Stop("an older agent has this instance id"))
+
+    def _rival(self) -> SignedRecord | None:
+        agent = self._core.config.agent
+        if agent is None or self._core.life is None:
+            return None
+        for held in self._core.view.all_alive():
+            theirs = held.record.agent
+            is_older = held.seniority < self._core.record.seniority
+            if is_older and theirs is not None and theirs.instance_id == agent.instance_id:
+                return held
+        return None
+
+    def _is_namesake(self, changed: Changed) -> bool:
+        held = self._core.view.alive(changed.key) if isinstance(changed.key, bytes) else None
+        mine = self._core.config.agent
+        theirs = held.record.agent if held is not None else None
+        return mine is not None and theirs is not None and mine.instance_id == theirs.instance_id
+
     # --- healing ----------------------------------------------------------------------
 
     def settle(self, changed: Changed) -> None:
@@ -440,6 +464,8 @@ class Joining:
         node = changed.key
         if not isinstance(node, bytes):
             return
+        if self._is_namesake(changed) and self._rival() is not None:
+            self._core.timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
         if changed.change is Change.FAILED and isinstance(changed.before, SignedRecord):
             if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:
                 self._failed_addresses[node] = changed.before.record.addresses

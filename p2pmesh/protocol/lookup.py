@@ -92,17 +92,26 @@ class Lookup:
     # --- members --------------------------------------------------------------------------
 
     def members(self) -> tuple[Member, ...]:
-        """Nodes and guests, oldest first, failed and left ones included."""
+        """Nodes and guests, oldest first, failed and left ones included.  A live agent
+        whose id an older one holds is not listed."""
         leader = self._core.view.leader()
         leader_node = leader.id if leader else None
         members = [
             (_life(claim), self._member(key, claim, leader_node))
             for key, claim in self._core.view.claims()
+            if not self._is_second(claim)
         ]
         if self._core.life is None:
             members.append((Life(2**62, 0, 0), self.myself()))
         members.sort(key=lambda pair: (pair[0], pair[1].node_id, pair[1].instance_id))
         return tuple(member for _, member in members)
+
+    def _is_second(self, claim: Claim) -> bool:
+        if not isinstance(claim, SignedRecord) or claim.record.state is not State.ALIVE:
+            return False
+        agent = claim.record.agent
+        holder = self.instance(agent.instance_id) if agent is not None else None
+        return holder is not None and holder.home != claim.id
 
     def myself(self) -> Member:
         """This node; its life is "" until it has joined."""

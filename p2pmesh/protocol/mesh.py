@@ -621,6 +621,8 @@ class Mesh:
                 monitoring.sweep()
             case "alone", _:
                 joining.alone_due()
+            case "rival", _:
+                joining.rival_due()
             case "lonely", _:
                 joining.lonely_due()
             case "candidates", _:
