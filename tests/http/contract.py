@@ -668,6 +668,14 @@ class Contract:
             assert door.ask(post(f"/messages/ack/{me}", {"message_ids": ids})).status == 204
             eventually(lambda: door.ask(send(source, me)).status == 200, "still full")
 
+    def test_a_queue_is_full_at_64_mib_too(self, doors: Doors) -> None:
+        with doors.open() as door:
+            me, source, large = register(door), fresh("source"), "x" * 2_000_000
+            found = [door.ask(send(source, me, large)).status for _ in range(40)]
+            taken = found.count(200)
+            assert found == [200] * taken + [429] * (40 - taken)
+            assert 64 * 2**20 - len(large) <= taken * len(large) <= 64 * 2**20
+
     def test_one_answer_holds_8_mib_of_messages_at_most(self, doors: Doors) -> None:
         with doors.open() as door:
             me, source = register(door), fresh("source")

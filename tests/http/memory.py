@@ -34,6 +34,7 @@ from p2pmesh.protocol.types import (
 
 EVENTS_KEPT: Final = 1000
 QUEUE_MAX: Final = 1000
+QUEUE_BYTES_MAX: Final = 64 * 2**20
 
 
 def _now() -> int:
@@ -47,6 +48,10 @@ class _Agent:
     member: Member
     beat_at: float = 0.0
     queue: list[RegistryMessage] = field(default_factory=list)
+
+    def is_full(self, payload: Any) -> bool:
+        size = sum(_size(message.payload) for message in self.queue) if _size(payload) > 4096 else 0
+        return len(self.queue) >= QUEUE_MAX or size + _size(payload) > QUEUE_BYTES_MAX
 
 
 class MemoryMesh:
@@ -208,7 +213,7 @@ class MemoryNode:
         if target is not None and read_instance_id(target) not in agents:
             raise UnknownTarget(target)
         recipients = [target] if target else [each for each in self.memory.live() if each != source]
-        if target is not None and len(agents[target].queue) >= QUEUE_MAX:
+        if target is not None and agents[target].is_full(payload):
             raise QueueFull(f"{target!r} has {QUEUE_MAX} messages waiting")
         message = RegistryMessage(_uuid7(), source, target, type, payload, correlation_id, _now())
         answered = self.memory.waiting.get(correlation_id or "")
@@ -307,6 +312,10 @@ def joined(name: str) -> MemberJoined:
 
 def lost(n: int) -> Lost:
     return Lost(n=n)
+
+
+def _size(payload: Any) -> int:
+    return len(payload) if isinstance(payload, str) else 0
 
 
 def _uuid7() -> str:

@@ -4,37 +4,56 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.http.contract import Contract, Doors, eventually
-from tests.http.wire import Connection, get
+from tests.http.contract import (
+    Contract,
+    Doors,
+    all_list,
+    awaited,
+    eventually,
+    instances,
+    register,
+    send,
+)
+from tests.http.wire import Connection, get, post
 from tests.processes import P2PMESH, Process
+
+
+@contextmanager
+def running(home: Path, count: int) -> Iterator[list[Process]]:
+    """So many processes, joined one after the other, each of which lists all."""
+    flags = ("--mesh", f"test-{secrets.token_hex(8)}", "--no-mdns", "--http", "127.0.0.1:0")
+    with ExitStack() as stack:
+        processes = []
+        for _ in range(count):
+            process = Process((*P2PMESH, "run", "--json", *flags), home=home)
+            processes.append(stack.enter_context(process))
+            process.event("joined")
+        agents = [process.event("ready")["instance_id"] for process in processes]
+        for process in processes:
+            with Connection(address(process)) as door:
+                eventually(partial(_lists_all, door, agents), "they do not meet")
+        yield processes
+
+
+def address(process: Process) -> str:
+    return str(process.event("ready")["http"]).removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    """A, B and C, joined one after the other."""
-    home = tmp_path_factory.mktemp("home")
-    flags = ("--mesh", f"test-{secrets.token_hex(8)}", "--no-mdns", "--http", "127.0.0.1:0")
-    with ExitStack() as stack:
-        ready = []
-        for _ in range(3):
-            process = Process((*P2PMESH, "run", "--json", *flags), home=home)
-            stack.enter_context(process)
-            process.event("joined")
-            ready.append(process.event("ready"))
-        a, b, c = (each["http"].removeprefix("http://") for each in ready)
-        agents = tuple(each["instance_id"] for each in ready)
-        for address in (a, b, c):
-            with Connection(address) as door:
-                eventually(partial(_lists_all, door, agents), "they do not meet")
-        yield Doors((a, b, c), (agents[0], agents[1], agents[2]))
+    """A, B and C."""
+    with running(tmp_path_factory.mktemp("home"), 3) as (a, b, c):
+        agents = [each.event("ready")["instance_id"] for each in (a, b, c)]
+        yield Doors((address(a), address(b), address(c)), (agents[0], agents[1], agents[2]))
 
 
-def _lists_all(door: Connection, agents: tuple[str, ...]) -> bool:
+def _lists_all(door: Connection, agents: list[str]) -> bool:
     listed = door.ask(get("/registry/agents")).json["instances"]
     return {each["instance_id"] for each in listed} == set(agents)
 
@@ -58,3 +77,23 @@ def _not_yet(request: pytest.FixtureRequest) -> None:
 
 class TestRealProcesses(Contract):
     pass
+
+
+def test_a_guest_whose_home_is_killed_is_adopted_with_what_waits_for_it(home: Path) -> None:
+    with (
+        running(home, 2) as (staying, killed),
+        Connection(address(staying)) as a,
+        Connection(address(killed)) as b,
+    ):
+        me, source = register(b), register(a)
+        all_list([a], me)
+        before = instances(a)[me]
+        sent = a.ask(send(source, me, "hello")).json
+        killed.kill()
+        reply = a.ask(post(f"/registry/heartbeat/{me}", {"status": "healthy"}))
+        assert (reply.status, reply.json["acknowledged"]) == (200, True)
+        after = instances(a)[me]
+        assert after["created_at"] == before["created_at"]
+        assert after["node_id"] != before["node_id"]
+        (message,) = awaited(a, me)
+        assert message["message_id"] == sent["message_id"]
