@@ -39,6 +39,9 @@ log = logging.getLogger("p2pmesh.handlers")
 
 Handler: TypeAlias = Callable[[AgentMessage], Any]
 THREADS_MAX: Final = min(32, (os.cpu_count() or 1) + 4)
+#: After this many seconds of handlers that did not wait for anything, the loop gets
+#: its turn.
+_TURN: Final = 0.002
 DETAIL_MAX: Final = 500  # characters of an exception that the other side is told
 
 
@@ -74,16 +77,26 @@ class _Work:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """Work that must start in its order."""
+    """Work that must start in its order, and the tasks that do it one after the
+    other: what takes no time needs no task of its own."""
 
     waiting: deque[_Work] = field(default_factory=deque)
+    attendants: int = 0
     running: int = 0
     runs: _Registration | None = None  # whose, while any runs
 
-    def may_start(self, work: _Work) -> bool:
+    @property
+    def may_start_next(self) -> bool:
+        if not self.waiting:
+            return False
+        registration = self.waiting[0].registration
         if self.running == 0:
             return True
-        return self.runs is work.registration and self.running < work.registration.concurrency
+        return self.runs is registration and self.running < registration.concurrency
+
+    @property
+    def needs_attendant(self) -> bool:
+        return self.may_start_next and self.attendants < self.waiting[0].registration.concurrency
 
 
 class Handlers:
@@ -173,40 +186,51 @@ class Handlers:
 
     def _queue(self, key: Hashable, work: _Work) -> None:
         if not self._is_stopped:
-            self._lanes.setdefault(key, _Lane()).waiting.append(work)
-            self._start_next(key)
+            lane = self._lanes.setdefault(key, _Lane())
+            lane.waiting.append(work)
+            self._staff(key, lane)
 
-    def _start_next(self, key: Hashable) -> None:
-        lane = self._lanes[key]
-        while lane.waiting and lane.may_start(lane.waiting[0]):
-            work = lane.waiting.popleft()
-            if not work.is_cancelled:
-                self._start(key, lane, work)
-        if not lane.waiting and not lane.running:
-            del self._lanes[key]
+    def _staff(self, key: Hashable, lane: _Lane) -> None:
+        if lane.needs_attendant:
+            lane.attendants += 1
+            task = asyncio.get_running_loop().create_task(self._attend(key, lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _start(self, key: Hashable, lane: _Lane, work: _Work) -> None:
-        lane.running += 1
-        lane.runs = work.registration
-        work.task = asyncio.get_running_loop().create_task(self._run(work))
-        self._tasks.add(work.task)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            lane.running -= 1
-            if not self._is_stopped:
-                self._start_next(key)
-
-        work.task.add_done_callback(ended)
+    async def _attend(self, key: Hashable, lane: _Lane) -> None:
+        """Do what waits in a lane until there is nothing that may start."""
+        loop = asyncio.get_running_loop()
+        turn_began = loop.time()
+        try:
+            while lane.may_start_next and not self._is_stopped:
+                work = lane.waiting.popleft()
+                if work.is_cancelled:
+                    continue
+                lane.running += 1
+                lane.runs = work.registration
+                self._staff(key, lane)
+                await self._run(work)
+                lane.running -= 1
+                if loop.time() - turn_began > _TURN:
+                    await asyncio.sleep(0)
+                    turn_began = loop.time()
+        finally:
+            lane.attendants -= 1
+            if not lane.waiting and not lane.attendants and self._lanes.get(key) is lane:
+                del self._lanes[key]
 
     async def _run(self, work: _Work) -> None:
+        """Run one handler and report what became of it; nothing is raised."""
         envelope = work.envelope
+        work.task = asyncio.current_task()
         try:
             message = message_of(envelope, work.via, work.attempt)
-            payload = encode(await self._call(work.registration, message))
-            self._succeeded(work, payload)
+            answer = await self._call(work.registration, message)
+            self._succeeded(work, answer)
         except asyncio.CancelledError:
-            if not work.is_cancelled and not self._is_stopped:
+            if work.is_cancelled and work.task is not None:
+                work.task.uncancel()  # it was this work that was cancelled, not the task
+            elif not self._is_stopped:
                 self._failed(work, "failed", "the handler was cancelled")
         except UnreadablePayload as error:
             self._failed(work, "refused", str(error))
@@ -218,6 +242,8 @@ class Handlers:
                 envelope.type, envelope.message_id, envelope.source, exc_info=True,
             )  # fmt: skip
             self._failed(work, "failed", f"{type(error).__name__}: {error}")
+        finally:
+            work.task = None
 
     async def _call(self, registration: _Registration, message: AgentMessage) -> Any:
         if registration.is_async:
@@ -231,18 +257,21 @@ class Handlers:
         # A `def` may hand back something to await, as a lambda around an async def does.
         return await result if isinstance(result, Awaitable) else result
 
-    def _succeeded(self, work: _Work, payload: bytes) -> None:
+    def _succeeded(self, work: _Work, answer: Any) -> None:
         if self._is_stopped:
             return
         if work.request is None:
             if work.envelope.type == "Query":
+                payload = encode(answer)
                 try:
                     self.outcomes.answered(work.envelope, payload)
                 except MeshError as error:  # no room for the answer: try again later
                     self._failed(work, "failed", str(error))
                     return
             self._completed(work.envelope.message_id, True, "")
-        elif self._requests.pop(work.request, None) is not None:
+        elif work.request in self._requests:
+            payload = encode(answer)
+            del self._requests[work.request]
             self.outcomes.responded(work.request, payload, "", "")
 
     def _failed(self, work: _Work, code: str, detail: str) -> None:

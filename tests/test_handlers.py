@@ -7,6 +7,7 @@ import contextvars
 import gc
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -141,6 +142,27 @@ async def test_messages_of_one_sender_run_in_order_and_one_at_a_time(handlers: H
     gate.let("m1")
     await settle()
     assert gate.started == ["m1", "m2"]
+
+
+async def test_handlers_that_never_wait_leave_the_loop_its_turn(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    done_when_the_loop_had_a_turn: list[int] = []
+
+    async def handle(message: AgentMessage) -> None:
+        if message.message_id == "m0":
+            asyncio.get_running_loop().call_soon(
+                lambda: done_when_the_loop_had_a_turn.append(len(outcomes.said))
+            )
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+
+    handlers.register("Note", handle)
+    for number in range(100):
+        handlers.message_arrived(message(f"m{number}"))
+    await outcomes.until(100)
+    assert done_when_the_loop_had_a_turn[0] < 50
 
 
 async def test_senders_do_not_wait_for_each_other(handlers: Handlers) -> None:
@@ -329,6 +351,27 @@ async def test_an_answer_that_cannot_be_carried_is_the_handlers_failure(
     handlers.request_arrived(request(1))
     (said,) = await outcomes.until(1)
     assert said[3:] == ("failed", "TypeError: payload is a set, which cannot be carried")
+
+
+async def test_a_cancelled_request_leaves_the_next_one_unharmed(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    started = asyncio.Event()
+
+    async def handle(message: AgentMessage) -> str:
+        started.set()
+        if message.message_id == "q1":
+            await asyncio.sleep(3600)
+        async with asyncio.timeout(20):
+            await asyncio.sleep(0)
+        return "unharmed"
+
+    handlers.register("Query", handle)
+    handlers.request_arrived(request(1))
+    handlers.request_arrived(request(2))
+    await started.wait()
+    handlers.request_cancelled(1)
+    assert await outcomes.until(1) == [("responded", 2, "unharmed", "", "")]
 
 
 async def test_a_cancelled_request_is_dropped_unread_and_cancelled_while_it_runs(
