@@ -2,15 +2,18 @@
 
 ``SimNetwork`` runs real protocol cores over a model of the kernel and the network;
 the bytes are those that real nodes exchange.  The same seed gives the same run, bit
-for bit (``trace_hash``)::
+for bit (``trace_hash``), and every run prints as the program that repeats it
+(``scenario``)::
 
-    net = SimNetwork(seed=7)
-    nodes = [net.add(f"agent-{n}") for n in range(5)]
-    net.run_until(lambda: net.agrees(), within=5)
-    net.kill(nodes[0])
-    net.run_until(lambda: nodes[1].leads(), within=2)
+    with SimNetwork(seed=7) as net:
+        nodes = [net.add("agent") for _ in range(5)]
+        net.run_until(net.agrees, within=5)
+        net.kill(nodes[0])
+        net.run_until(nodes[1].leads, within=2)
 """
 
-from p2pmesh.testing.network import SimNetwork, SimNode, Timeout
+from p2pmesh.testing.network import SimNetwork, Timeout
+from p2pmesh.testing.node import SimNode
+from p2pmesh.testing.scenario import Scenario, Step
 
-__all__ = ["SimNetwork", "SimNode", "Timeout"]
+__all__ = ["Scenario", "SimNetwork", "SimNode", "Step", "Timeout"]

@@ -1,108 +1,396 @@
-"""The model of the operating system: hosts, processes, TCP connections.
+"""The model of the operating system: hosts, sockets, and the wires between them.
 
 It models what a failure detector can tell apart, and no more:
 
-* a *stopped* process still accepts connections and acknowledges bytes (its kernel
-  does); they wait in its socket buffers until it runs again;
-* a *dead* one resets its connections and refuses dials;
-* a *gone* host answers nothing; a full backlog drops the SYN;
-* loss is delay: a lost segment comes 200 ms later, then 400 ms … and everything
-  behind it waits; a connection breaks after 15 s without progress.
+* a *stopped* process still accepts connections and acknowledges bytes, since its
+  kernel does; a full backlog drops the SYN;
+* a *dead* one ends its connections, refuses dials, and resets whoever writes on;
+* a host that is *off*, or behind a cut, answers nothing;
+* loss is delay: a lost segment comes 200 ms later, then 400 ms after that …, what
+  is behind it waits, and a connection breaks after 15 s without progress.  A lost
+  SYN is sent again after 1 s, then 2 s.
 
-Time is the caller's (``Clock``); nothing here knows the protocol.
+A connection needs both directions: over a one-way cut no dial succeeds, and bytes
+that arrive but cannot be acknowledged break their connection in the end.
+
+Not modelled: congestion, bandwidth, reordering, and a receiver's window (what a
+process does not read piles up, and its sender is told to pause).
+
+Nothing here knows the protocol.  Processes are told what happens through
+``Process``; whether one that is stopped looks at it is its own affair.
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
-from heapq import heappop, heappush
-from typing import Any, Final
+from typing import Final, Protocol
+
+from p2pmesh.protocol.types import DialOutcome
+from p2pmesh.testing.clock import Clock
 
 RETRANSMIT_AFTER: Final = 0.2
-RETRANSMIT_MAX: Final = 3.2
+SYN_AGAIN_AFTER: Final = 1.0
 BREAKS_AFTER: Final = 15.0
 BACKLOG: Final = 1024
-#: Bytes that a sender and a receiver kernel hold for a process that does not read.
+#: Bytes that both kernels hold for a process that does not read, before the sender
+#: is told to pause; it goes on when a quarter is left.
 SOCKET_BUFFER: Final = 256 * 1024
 
 
-class Clock:
-    """Virtual time: what happens next, in order, and nothing between."""
+class Process(Protocol):
+    """What a kernel tells a process."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._order = 0
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-
-    def at(self, time: float, call: Callable[..., None], *args: Any) -> None:
-        self._order += 1
-        heappush(self._queue, (max(time, self.now), self._order, call, args))
-
-    def after(self, delay: float, call: Callable[..., None], *args: Any) -> None:
-        self.at(self.now + delay, call, *args)
-
-    def step(self, until: float) -> bool:
-        """Run what is next, up to ``until``.  False: nothing is left before it."""
-        if not self._queue or self._queue[0][0] > until:
-            self.now = max(self.now, until)
-            return False
-        time, _, call, args = heappop(self._queue)
-        self.now = time
-        call(*args)
-        return True
-
-
-class Process(Enum):
-    RUNNING = "running"
-    STOPPED = "stopped"  # SIGSTOP, or starved of CPU
-    DEAD = "dead"  # kill -9: its kernel resets and refuses
-    GONE = "gone"  # the host is off, or its cable is out
+    def opened(self, socket: Socket, dial: int | None) -> None: ...
+    def received(self, socket: Socket, data: bytes) -> None: ...
+    def ended(self, socket: Socket) -> None: ...
+    def dial_failed(self, dial: int, outcome: DialOutcome) -> None: ...
+    def paused(self, socket: Socket, is_paused: bool) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
-class End:
-    """One end of a connection, as its process sees it."""
+class Host:
+    """One machine with one process on it."""
 
-    owner: Any  # the network's node
+    number: int
+    process: Process
+    address: str  # where it dials from, and listens
+    is_listening: bool = False
+    unaccepted: int = 0  # connections that the process has not taken yet
+    boot: int = 0  # which process this is; what belongs to an earlier one is void
+    own_error: bool = False  # its dials fail here: no descriptors, say
+    sockets: dict[int, Socket] = field(default_factory=dict)  # by link number
+
+
+@dataclass(slots=True, eq=False)
+class Socket:
+    """One end of a connection."""
+
+    host: Host
     link: int
-    peer: End | None = None
-    is_open: bool = True
-    #: Sent and not yet with the other kernel.
-    outgoing: deque[bytes] = field(default_factory=deque)
+    address: str  # of the other end
+    peer: Socket = field(init=False, repr=False)
+    is_open: bool = True  # its process has neither closed nor lost it
+    #: Sent and not acknowledged, in order; None is the FIN.
+    segments: deque[bytes | None] = field(default_factory=deque)
+    sent: int = 0  # segments ever sent; the last of ``segments`` has this number
+    delivered: int = 0  # the number of the last one that arrived
+    unacked: int = 0  # bytes in ``segments``
     last_arrival: float = 0.0
-    retry: float = 0.0  # current retransmission gap; 0: nothing is lost
+    retry_after: float = 0.0  # current retransmission gap; 0: nothing is overdue
     progress_at: float = 0.0
+    unread: int = 0  # bytes that arrived here and wait for the process
     is_paused: bool = False
-    unread: int = 0  # bytes in the receiving kernel's buffer
 
-    @property
-    def unacked(self) -> int:
-        return sum(map(len, self.outgoing))
+
+@dataclass(slots=True, eq=False)
+class _Connecting:
+    host: Host
+    boot: int
+    dial: int
+    address: str
+    deadline: float
+    is_over: bool = False
 
 
 class Paths:
     """Which host reaches which, in which direction."""
 
     def __init__(self) -> None:
+        self.is_whole = True  # nothing is cut: the question need not be asked
         self._cuts: set[tuple[int, int]] = set()
+        self._unplugged: set[int] = set()
         self._side: dict[int, int] = {}
 
     def is_open(self, source: int, target: int) -> bool:
-        if source == target:
+        if self.is_whole or source == target:
             return True
-        if (source, target) in self._cuts:
-            return False
-        return self._side.get(source, 0) == self._side.get(target, 0)
+        return (
+            (source, target) not in self._cuts
+            and source not in self._unplugged
+            and target not in self._unplugged
+            and self._side.get(source, 0) == self._side.get(target, 0)
+        )
 
     def cut(self, source: int, target: int) -> None:
         self._cuts.add((source, target))
+        self._changed()
+
+    def mend(self, source: int, target: int) -> None:
+        self._cuts.discard((source, target))
+        self._changed()
+
+    def unplug(self, host: int) -> None:
+        self._unplugged.add(host)
+        self._changed()
+
+    def plug_in(self, host: int) -> None:
+        self._unplugged.discard(host)
+        self._changed()
 
     def partition(self, sides: list[list[int]]) -> None:
         self._side = {host: number for number, side in enumerate(sides) for host in side}
+        self._changed()
 
     def heal(self) -> None:
+        """Cuts and partitions are over; who is unplugged stays so."""
         self._cuts.clear()
         self._side.clear()
+        self._changed()
+
+    def _changed(self) -> None:
+        self.is_whole = not (self._cuts or self._unplugged or self._side)
+
+
+class Kernel:
+    """All kernels of a network, and the wires between them."""
+
+    def __init__(
+        self, clock: Clock, rng: random.Random, *, delay: float, jitter: float, loss: float
+    ) -> None:
+        self.delay, self.jitter, self.loss = delay, jitter, loss
+        self.paths = Paths()
+        self._clock = clock
+        self._rng = rng
+        self._links = 0
+        self._hosts: dict[str, Host] = {}
+
+    # --- processes --------------------------------------------------------------------
+
+    def bind(self, host: Host, address: str) -> None:
+        """Dials to this address go to this host from now on."""
+        self._hosts[address] = host
+        host.address = address
+
+    def boot(self, host: Host) -> None:
+        """A process begins, and listens."""
+        host.boot += 1
+        host.is_listening = True
+
+    def die(self, host: Host) -> None:
+        """Its process is gone: the kernel ends its connections and refuses dials."""
+        sockets = self._forget(host)
+        for socket in sockets:
+            self._send(socket, None)
+
+    def power_off(self, host: Host) -> None:
+        """Process and kernel are gone, and nobody is told."""
+        for socket in self._forget(host):
+            socket.segments.clear()
+
+    def _forget(self, host: Host) -> list[Socket]:
+        host.boot += 1
+        host.is_listening = False
+        host.unaccepted = 0
+        sockets = list(host.sockets.values())
+        host.sockets.clear()
+        for socket in sockets:
+            socket.is_open = False
+        return sockets
+
+    # --- dialling -----------------------------------------------------------------------
+
+    def dial(self, host: Host, dial: int, address: str, timeout: float) -> None:
+        now = self._clock.now
+        made = _Connecting(host, host.boot, dial, address, now + timeout)
+        if host.own_error:
+            self._clock.after(0.0, self._dial_failed, made, DialOutcome.LOCAL_ERROR)
+            return
+        self._clock.at(made.deadline, self._dial_failed, made, DialOutcome.TIMEOUT)
+        self._send_syn(made, SYN_AGAIN_AFTER)
+
+    def _send_syn(self, made: _Connecting, gap: float) -> None:
+        if made.is_over or made.host.boot != made.boot:
+            return
+        if not self._is_lost():
+            self._clock.after(self._travel(), self._syn, made)
+        self._clock.after(gap, self._send_syn, made, gap * 2)
+
+    def _syn(self, made: _Connecting) -> None:
+        """A SYN arrives; the answer may not."""
+        target = self._hosts.get(made.address)
+        if target is None or made.is_over:
+            return
+        there = self.paths.is_open(made.host.number, target.number)
+        back = self.paths.is_open(target.number, made.host.number)
+        if not there or not back or target.unaccepted >= BACKLOG or self._is_lost():
+            return
+        if target.is_listening:
+            self._clock.after(self._travel(), self._connected, made, target, target.boot)
+        else:
+            self._clock.after(self._travel(), self._dial_failed, made, DialOutcome.REFUSED)
+
+    def _connected(self, made: _Connecting, target: Host, boot: int) -> None:
+        if made.is_over or made.host.boot != made.boot:
+            return
+        if not self.paths.is_open(target.number, made.host.number):
+            return
+        if target.boot != boot:  # it died meanwhile: a reset
+            self._dial_failed(made, DialOutcome.REFUSED)
+            return
+        made.is_over = True
+        self._links += 2
+        port = 30_000 + self._links % 30_000
+        source = f"{made.host.address.rpartition(':')[0]}:{port}"
+        mine = Socket(made.host, self._links, made.address)
+        theirs = Socket(target, self._links + 1, source)
+        mine.peer, theirs.peer = theirs, mine
+        for socket in (mine, theirs):
+            socket.host.sockets[socket.link] = socket
+        target.unaccepted += 1
+        target.process.opened(theirs, None)
+        if mine.is_open:
+            made.host.process.opened(mine, made.dial)
+
+    def _dial_failed(self, made: _Connecting, outcome: DialOutcome) -> None:
+        if not made.is_over:
+            made.is_over = True
+            if made.host.boot == made.boot:
+                made.host.process.dial_failed(made.dial, outcome)
+
+    # --- bytes ------------------------------------------------------------------------------
+
+    def write(self, host: Host, link: int, data: bytes) -> None:
+        socket = host.sockets.get(link)
+        if socket is None:
+            return
+        self._send(socket, data)
+        if socket.unacked + socket.peer.unread > SOCKET_BUFFER and not socket.is_paused:
+            socket.is_paused = True
+            self._clock.after(0.0, self._tell_paused, socket, True)
+
+    def close(self, host: Host, link: int) -> None:
+        """What was written goes first, then the FIN; the process hears no more."""
+        socket = host.sockets.pop(link, None)
+        if socket is not None:
+            socket.is_open = False
+            self._send(socket, None)
+
+    def unacked(self, host: Host, link: int) -> int | None:
+        """SIOCOUTQ: written bytes that the other kernel has not acknowledged."""
+        socket = host.sockets.get(link)
+        return None if socket is None else socket.unacked
+
+    def read(self, socket: Socket, data: bytes) -> None:
+        """The process took these bytes out of its socket."""
+        socket.unread -= len(data)
+        sender = socket.peer
+        if sender.is_paused and sender.unacked + socket.unread <= SOCKET_BUFFER // 4:
+            sender.is_paused = False
+            self._clock.after(self._travel(), self._tell_paused, sender, False)
+
+    def _tell_paused(self, socket: Socket, is_paused: bool) -> None:
+        if socket.is_open:
+            socket.host.process.paused(socket, is_paused)
+
+    def _send(self, socket: Socket, data: bytes | None) -> None:
+        clock = self._clock
+        if not socket.segments:
+            socket.progress_at = clock.now
+        socket.segments.append(data)
+        socket.sent += 1
+        socket.unacked += len(data or b"")
+        if socket.retry_after:
+            return  # it goes with what is sent again
+        travel = self._travel()
+        gap = RETRANSMIT_AFTER
+        while self.loss and self._is_lost():
+            travel += gap
+            gap *= 2
+        if travel > BREAKS_AFTER:
+            clock.after(BREAKS_AFTER, self._break, socket)
+            return
+        socket.last_arrival = arrival = max(clock.now + travel, socket.last_arrival)
+        clock.at(arrival, self._arrive, socket, socket.sent)
+
+    def _arrive(self, socket: Socket, number: int) -> None:
+        """A segment reaches the other host, or a cut."""
+        if number != socket.delivered + 1 or socket.retry_after or not socket.segments:
+            return
+        paths = self.paths
+        if paths.is_whole:
+            data = socket.segments.popleft()
+            socket.unacked -= len(data or b"")
+            socket.progress_at = self._clock.now
+            socket.delivered = number
+            self._deliver(socket, data)
+            return
+        source, target = socket.host.number, socket.peer.host.number
+        if paths.is_open(source, target):
+            self._deliver_all(socket)
+            if paths.is_open(target, source):
+                self._acknowledge(socket)
+                return
+        socket.retry_after = RETRANSMIT_AFTER
+        self._clock.after(RETRANSMIT_AFTER, self._retry, socket)
+
+    def _retry(self, socket: Socket) -> None:
+        """Send again what is overdue."""
+        if not socket.segments:
+            socket.retry_after = 0.0
+            return
+        source, target = socket.host.number, socket.peer.host.number
+        if self.paths.is_open(source, target) and not self._is_lost():
+            self._deliver_all(socket)
+            if self.paths.is_open(target, source):
+                self._acknowledge(socket)
+                socket.retry_after = 0.0
+                return
+        now = self._clock.now
+        breaks_at = socket.progress_at + BREAKS_AFTER
+        if now >= breaks_at:
+            self._break(socket)
+            return
+        socket.retry_after *= 2
+        self._clock.at(min(now + socket.retry_after, breaks_at), self._retry, socket)
+
+    def _deliver_all(self, socket: Socket) -> None:
+        """Everything that the other end has not had."""
+        new = socket.sent - socket.delivered
+        for data in list(socket.segments)[len(socket.segments) - new :]:
+            socket.delivered += 1
+            self._deliver(socket, data)
+
+    def _acknowledge(self, socket: Socket) -> None:
+        while len(socket.segments) > socket.sent - socket.delivered:
+            socket.unacked -= len(socket.segments.popleft() or b"")
+        socket.progress_at = self._clock.now
+
+    def _deliver(self, socket: Socket, data: bytes | None) -> None:
+        peer = socket.peer
+        if not peer.is_open:
+            if data is not None:
+                self._clock.after(self._travel(), self._reset, socket)
+        elif data is None:
+            self._end(peer)
+        else:
+            peer.unread += len(data)
+            peer.host.process.received(peer, data)
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def _reset(self, socket: Socket) -> None:
+        """The answer to bytes for a connection that the other kernel does not have."""
+        if self.paths.is_open(socket.peer.host.number, socket.host.number):
+            self._break(socket)
+
+    def _break(self, socket: Socket) -> None:
+        """Reset, or 15 s without progress: this end gives up."""
+        socket.segments.clear()
+        socket.unacked = 0
+        if socket.is_open:
+            self._end(socket)
+
+    def _end(self, socket: Socket) -> None:
+        socket.is_open = False
+        socket.host.sockets.pop(socket.link, None)
+        socket.host.process.ended(socket)
+
+    # --- chance -------------------------------------------------------------------------------
+
+    def _travel(self) -> float:
+        return self.delay + self._rng.random() * self.jitter
+
+    def _is_lost(self) -> bool:
+        return self.loss > 0.0 and self._rng.random() < self.loss

@@ -1,128 +1,67 @@
 """SimNetwork: real cores over the kernel's model, on a virtual clock.
 
-A node here is a core, a process state and a wall clock of its own.  Every input
-goes through the core's door and every action through the model, so a simulated run
-exercises the bytes, the timers and the rules that a real one does.  Above 200 nodes
-the cipher is replaced by one of equal length, and all nodes share one book of
-verified records; nothing else differs.
+Every input goes through a core's door and every action through the model, so a
+simulated run exercises the bytes, the timers and the rules that a real one does.
+Above 200 nodes the cipher is replaced by one of equal length, and all nodes share
+one book of verified records; nothing else differs.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
-from p2pmesh.protocol.mesh import Mesh, RecordBook
-from p2pmesh.protocol.types import (
-    Agent,
-    AskUnacked,
-    Candidate,
-    Close,
-    Dial,
-    DialOutcome,
-    Event,
-    FoundBy,
-    Instant,
-    Life,
-    Member,
-    MeshConfig,
-    Persist,
-    Restored,
-    Stop,
-    Write,
-)
-from p2pmesh.testing.kernel import (
-    BACKLOG,
-    BREAKS_AFTER,
-    RETRANSMIT_AFTER,
-    RETRANSMIT_MAX,
-    SOCKET_BUFFER,
-    Clock,
-    End,
-    Paths,
-    Process,
-)
+from p2pmesh.protocol.records import RecordBook
+from p2pmesh.protocol.types import Agent, Candidate, Event, FoundBy, Life
+from p2pmesh.testing.clock import Clock
+from p2pmesh.testing.kernel import Kernel
+from p2pmesh.testing.node import SimNode, State
+from p2pmesh.testing.scenario import Scenario, Step
 
-_WALL: Final = 1_790_000_000_000  # virtual runs begin here (unix ms, 2026)
+M = TypeVar("M", bound=Callable[..., Any])
+
+#: A node, or its number: the count of nodes that were added before it.
+Which: TypeAlias = SimNode | int
+
 _REAL_CIPHER_UP_TO: Final = 200
+_POLL: Final = 0.01  # how often a condition is looked at
+#: mDNS: an advertisement is seen after this long, give or take the second figure.
+_ADVERTISED: Final = 0.02
+_ADVERTISED_JITTER: Final = 0.05
 
 
 class Timeout(AssertionError):
-    """What was waited for did not happen; names the seed and what was done, so that
-    the run can be replayed."""
+    """What was waited for did not happen.  The scenario follows as a note when the
+    network was used as a context manager."""
 
 
-class SimNode:
-    """One simulated node: its core, its process, and what it reported."""
+def _step(method: M) -> M:
+    """Write down what is done to the network, so that it can be done again."""
 
-    def __init__(self, network: SimNetwork, number: int, name: str, seed: bytes) -> None:
-        self.network = network
-        self.number = number
-        self.name = name
-        self.seed = seed
-        self.address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8078"
-        self.state = Process.DEAD
-        self.wall_offset = 0  # ms
-        self.wall_drift = 0.0
-        self.mono_offset = 0.0
-        self.restored = Restored()
-        self.events: list[Event] = []
-        self.actions: list[object] = []  # what is not the network's: message outcomes
-        self.stopped_because: str | None = None
-        self.mesh: Mesh
-        self.ends: dict[int, End] = {}
-        self.waiting: list[tuple[Callable[..., None], tuple[object, ...]]] = []
-        self.timer_at: float | None = None
-        self.run_number = 0
+    @wraps(method)
+    def noted(self: SimNetwork, *arguments: Any, **options: Any) -> Any:
+        self._steps.append(
+            Step(
+                self.clock.now,
+                method.__name__,
+                tuple(_as_data(argument) for argument in arguments),
+                tuple((name, _as_data(value)) for name, value in options.items()),
+            )
+        )
+        return method(self, *arguments, **options)
 
-    # --- what tests ask ---------------------------------------------------------------
-
-    @property
-    def is_running(self) -> bool:
-        return self.state is Process.RUNNING
-
-    @property
-    def node_id(self) -> str:
-        return self.mesh.node_id.hex()
-
-    @property
-    def instance_id(self) -> str:
-        return f"{self.name}-{self.number}"
-
-    @property
-    def life(self) -> str:
-        return self.mesh.me(self.now()).life
-
-    def now(self) -> Instant:
-        clock = self.network.clock.now
-        wall = _WALL + self.wall_offset + int(clock * 1000 * (1 + self.wall_drift))
-        return Instant(clock + self.mono_offset, wall)
-
-    def members(self, *states: str) -> tuple[Member, ...]:
-        members = self.mesh.members(self.now())
-        return tuple(m for m in members if not states or m.state in states)
-
-    def state_of(self, other: SimNode) -> str | None:
-        for member in self.members():
-            if member.node_id == other.node_id:
-                return member.state
-        return None
-
-    def leader(self) -> str | None:
-        return self.mesh.leader(self.now()).leader_id
-
-    def leads(self) -> bool:
-        return self.mesh.leader(self.now()).token is not None
-
-    def seen(self, kind: str) -> list[Event]:
-        """Events of one kind, by their wire name."""
-        return [e for e in self.events if e.__struct_config__.tag == kind]
+    return cast(M, noted)
 
 
 class SimNetwork:
-    """A seeded network of simulated nodes."""
+    """A seeded network of simulated nodes.
+
+    As a context manager it adds the scenario to whatever is raised inside, so that a
+    failing test prints how to repeat its run.
+    """
 
     def __init__(
         self,
@@ -131,86 +70,62 @@ class SimNetwork:
         delay: float = 0.0005,
         jitter: float = 0.0005,
         loss: float = 0.0,
-        expected: int = 0,
         multicast: bool = True,
+        expected: int = 0,
     ) -> None:
-        """``delay`` and ``jitter``: seconds one way.  ``loss``: probability that a
-        segment is lost once.  ``expected``: how many nodes will be added; above 200
-        the cipher is a null one.  ``multicast``: nodes find each other as by mDNS;
-        without it give ``peers``."""
+        """``delay``, ``jitter``: seconds one way, and what is added at random.
+        ``loss``: probability that a segment is lost, each time it is sent.
+        ``multicast``: nodes find each other as by mDNS; without it give ``peers``.
+        ``expected``: how many nodes will be added; above 200 the cipher is a null
+        one, and events of single members are counted, not kept."""
         self.seed = seed
         self.clock = Clock()
-        self.delay, self.jitter, self.loss = delay, jitter, loss
         self.nodes: list[SimNode] = []
-        self.done: list[str] = []  # what was done to the network, for replay
+        self.is_large = expected > _REAL_CIPHER_UP_TO
+        #: Called with each event of a node as it happens.
+        self.observers: list[Callable[[SimNode, Event], None]] = []
         self._multicast = multicast
-        self._null_cipher = expected > _REAL_CIPHER_UP_TO
         self._rng = random.Random(seed)
-        self._book = RecordBook()
-        self._paths = Paths()
-        self._links = 0
-        self._by_address: dict[str, SimNode] = {}
+        self._kernel = Kernel(self.clock, self._rng, delay=delay, jitter=jitter, loss=loss)
+        self._book = RecordBook() if self.is_large else None
         self._trace = blake2b(digest_size=16)
+        self._options = (
+            ("seed", seed), ("delay", delay), ("jitter", jitter), ("loss", loss),
+            ("multicast", multicast), ("expected", expected),
+        )  # fmt: skip
+        self._steps: list[Step] = []
 
-    # --- building and running ----------------------------------------------------------
+    def __enter__(self) -> SimNetwork:
+        return self
 
-    def add(
-        self,
-        name: str = "node",
-        *,
-        peers: Sequence[SimNode] = (),
-        wall_offset: int = 0,
-        start: bool = True,
-        **config: object,
-    ) -> SimNode:
-        """A new node; ``config`` are fields of MeshConfig (``agent=None``: an observer)."""
-        number = len(self.nodes)
-        node = SimNode(self, number, name, self._rng.randbytes(32))
-        node.wall_offset = wall_offset
-        self.nodes.append(node)
-        self._by_address[node.address] = node
-        if start:
-            self.start(node, peers=peers, **config)
-        return node
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(f"To repeat this run:\n\n{self.scenario}")
 
-    def start(self, node: SimNode, *, peers: Sequence[SimNode] = (), **config: object) -> None:
-        """Start a process of this node's identity (again: a restart)."""
-        self._did(f"start {node.name}-{node.number}")
-        node.run_number += 1
-        node.state = Process.RUNNING
-        node.stopped_because = None
-        node.events, node.actions, node.waiting, node.ends = [], [], [], {}
-        fields: dict[str, object] = {
-            "agent": Agent(node.instance_id),
-            "addresses": (node.address,),
-            "name": node.name,
-            "null_cipher": self._null_cipher,
-            "process": self._rng.randbytes(8),
-        }
-        fields.update(config)
-        node.mesh = Mesh(
-            MeshConfig(**fields),  # type: ignore[arg-type]  # checked by its users' tests
-            seed=node.seed,
-            at=node.now(),
-            rng=random.Random(self._rng.getrandbits(64)),
-            entropy=random.Random(self._rng.getrandbits(64)).randbytes,
-            restored=node.restored,
-            book=self._book if self._null_cipher else None,
-        )
-        node.timer_at = None
-        node.mesh.start(node.now())
-        for peer in peers:
-            offer = Candidate(f"peer:{peer.address}", (peer.address,), FoundBy.PEER)
-            node.mesh.candidate_found(node.now(), offer)
-        self._perform(node)
-        if self._multicast:
-            self._advertise(node)
+    # --- runs ---------------------------------------------------------------------------
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was done so far; prints as the program that does it again."""
+        return Scenario(self._options, tuple(self._steps), self.clock.now)
+
+    @classmethod
+    def replay(cls, scenario: Scenario) -> SimNetwork:
+        """The same run again."""
+        net = cls(**dict(scenario.options))
+        for step in scenario.steps:
+            net.run_to(step.at)
+            getattr(net, step.verb)(*step.arguments, **dict(step.options))
+        net.run_to(scenario.until)
+        return net
 
     def run(self, seconds: float) -> None:
         """Let virtual time pass."""
-        until = self.clock.now + seconds
-        while self.clock.step(until):
-            pass
+        self.clock.run_to(self.clock.now + seconds)
+
+    def run_to(self, time: float) -> None:
+        """Let virtual time pass until it is ``time``."""
+        self.clock.run_to(time)
 
     def run_until(self, condition: Callable[[], bool], *, within: float) -> float:
         """Run until the condition holds (looked at every 10 ms); the virtual seconds
@@ -218,381 +133,296 @@ class SimNetwork:
         began = self.clock.now
         while not condition():
             if self.clock.now - began >= within:
-                raise Timeout(
-                    f"not within {within} s; seed {self.seed}, done: {'; '.join(self.done[-50:])}"
-                )
-            self.run(0.01)
+                raise Timeout(f"not within {within} virtual seconds (seed {self.seed})")
+            self.run(_POLL)
         return self.clock.now - began
-
-    # --- faults ------------------------------------------------------------------------
-
-    def kill(self, node: SimNode) -> None:
-        """kill -9: connections reset, dials refused; memory is gone."""
-        self._did(f"kill {node.name}-{node.number}")
-        self._die(node)
-
-    def unplug(self, node: SimNode) -> None:
-        """Host or cable gone: nothing answers any more."""
-        self._did(f"unplug {node.name}-{node.number}")
-        node.state = Process.GONE
-
-    def stop(self, node: SimNode) -> None:
-        """SIGSTOP."""
-        self._did(f"stop {node.name}-{node.number}")
-        if node.state is Process.RUNNING:
-            node.state = Process.STOPPED
-
-    def resume(self, node: SimNode) -> None:
-        """SIGCONT: what waited in the sockets comes first, then the timers."""
-        self._did(f"resume {node.name}-{node.number}")
-        if node.state is not Process.STOPPED:
-            return
-        node.state = Process.RUNNING
-        waiting, node.waiting = node.waiting, []
-        for call, args in waiting:
-            call(*args)
-        self._arm(node)
-
-    def starve(self, node: SimNode, *, runs: float, stops: float, until: float) -> None:
-        """A duty cycle: the process gets the CPU for ``runs`` seconds, then waits
-        ``stops`` seconds, until that virtual time."""
-        if self.clock.now >= until or node.state in (Process.DEAD, Process.GONE):
-            return
-        self.stop(node)
-        self.clock.after(stops, self.resume, node)
-        self.clock.after(
-            stops + runs,
-            lambda: self.starve(node, runs=runs, stops=stops, until=until),
-        )
-
-    def leave(self, node: SimNode) -> None:
-        """A graceful leave."""
-        self._did(f"leave {node.name}-{node.number}")
-        node.mesh.leave(node.now())
-        self._perform(node)
-
-    def cut(self, source: SimNode, target: SimNode, *, both: bool = True) -> None:
-        """No packet from source to target (and back) any more."""
-        self._did(f"cut {source.number}->{target.number} both={both}")
-        self._paths.cut(source.number, target.number)
-        if both:
-            self._paths.cut(target.number, source.number)
-
-    def partition(self, *sides: Iterable[SimNode]) -> None:
-        """Only nodes of one side reach each other; the unnamed are with the first."""
-        groups = [[node.number for node in side] for side in sides]
-        self._did(f"partition {groups}")
-        self._paths.partition(groups)
-
-    def heal(self) -> None:
-        """All cuts and partitions are over."""
-        self._did("heal")
-        self._paths.heal()
-
-    # --- what tests ask ------------------------------------------------------------------
-
-    def running(self) -> list[SimNode]:
-        return [node for node in self.nodes if node.is_running]
-
-    def agrees(self, nodes: Sequence[SimNode] | None = None) -> bool:
-        """Do these (all running) nodes hold one view, of all of them, and one leader
-        whose claim they know?"""
-        nodes = self.running() if nodes is None else nodes
-        if not nodes or any(not node.mesh.is_joined for node in nodes):
-            return False
-        hashes = {node.mesh.view_hash() for node in nodes}
-        if len(hashes) != 1:
-            return False
-        first = nodes[0]
-        info = first.mesh.leader(first.now())
-        live = {m.node_id for m in first.members("alive", "suspect")}
-        return live == {node.node_id for node in nodes} and info.epoch is not None
-
-    def oldest(self, nodes: Sequence[SimNode] | None = None) -> SimNode:
-        """The node of the least life among these (all running) ones."""
-
-        def seniority(node: SimNode) -> tuple[Life, str]:
-            return Life(*map(int, node.life.split("."))), node.node_id
-
-        return min(self.running() if nodes is None else nodes, key=seniority)
 
     def trace_hash(self) -> str:
         """Equal for two runs in which the same bytes arrived at the same times."""
         return self._trace.hexdigest()
 
-    # --- the kernel's side: dialling -------------------------------------------------------
+    # --- steps: nodes ---------------------------------------------------------------------
 
-    def _perform(self, node: SimNode) -> None:
-        """Everything the core wants done, then its one timer."""
-        for action in node.mesh.actions():
-            match action:
-                case Write(link, data):
-                    end = node.ends.get(link)
-                    if end is not None:
-                        self._send(end, data)
-                case Dial(dial, address, timeout):
-                    self._dial(node, dial, address, timeout)
-                case Close(link):
-                    self._close(node, link)
-                case AskUnacked(link):
-                    end = node.ends.get(link)
-                    if end is not None:
-                        node.mesh.kernel_unacked(node.now(), link, end.unacked)
-                case Persist(number, life, epoch):
-                    self.clock.after(0.001, self._stored, node, node.run_number, number)
-                    node.restored = Restored(life, epoch)
-                case Stop(reason):
-                    node.stopped_because = reason
-                    self.clock.after(0.0, self._die, node)
-                case Event():
-                    node.events.append(action)
-                case _:
-                    node.actions.append(action)
-        self._arm(node)
+    @_step
+    def add(
+        self,
+        name: str = "node",
+        *,
+        peers: Sequence[Which] = (),
+        start: bool = True,
+        wall_offset: int = 0,
+        address_of: Which | None = None,
+        identity_of: Which | None = None,
+        **config: Any,
+    ) -> SimNode:
+        """A new node on a host of its own.
 
-    def perform(self, node: SimNode) -> None:
-        """Carry out what a command given to ``node.mesh`` wants done."""
-        self._perform(node)
+        ``peers``: whose addresses it is given.  ``start``: without, it is a host on
+        which nothing listens yet.  ``wall_offset``: ms that its wall clock is ahead.
+        ``address_of``: it takes over that node's address; ``identity_of``: it is a
+        copy of that node's identity.  ``config``: fields of MeshConfig
+        (``agent=None`` is an observer, ``persistent=True`` has a store)."""
+        number = len(self.nodes)
+        seed = self._rng.randbytes(32)
+        if identity_of is not None:
+            seed = self._node(identity_of).seed
+        node = SimNode(self, self._kernel, number, name, seed)
+        if address_of is not None:
+            node.address = self._node(address_of).address
+        node.wall_offset = wall_offset
+        node.settings = {
+            "agent": Agent(node.instance_id, persistent=bool(config.get("persistent"))),
+            "addresses": (node.address,),
+            "name": name,
+            **config,
+        }
+        self.nodes.append(node)
+        self._kernel.bind(node.host, node.address)
+        if start:
+            self._start(node, peers)
+        return node
 
-    def _stored(self, node: SimNode, run: int, number: int) -> None:
-        if node.run_number == run:
-            self._input(node, self._do_stored, number)
+    @_step
+    def start(self, node: Which, *, peers: Sequence[Which] = (), **config: Any) -> None:
+        """A process of this identity: the first, or a restart, with the settings that
+        it had unless ``config`` changes them."""
+        node = self._node(node)
+        assert node.state is State.DEAD, "it runs already"
+        node.settings.update(config)
+        self._kernel.paths.plug_in(node.number)
+        self._start(node, peers)
 
-    def _do_stored(self, node: SimNode, number: int) -> None:
-        node.mesh.stored(node.now(), number, True)
+    @_step
+    def kill(self, node: Which) -> None:
+        """kill -9: connections end, dials are refused, memory is gone."""
+        node = self._node(node)
+        node.end()
+        self._kernel.die(node.host)
 
-    def _travel(self) -> float:
-        return self.delay + self._rng.random() * self.jitter
+    @_step
+    def leave(self, node: Which) -> None:
+        """A graceful leave."""
+        self._node(node).input("leave")
 
-    def _dial(self, node: SimNode, dial: int, address: str, timeout: float) -> None:
-        deadline = self.clock.now + timeout
-        self.clock.after(self._travel(), self._syn, node, node.run_number, dial, address, deadline)
+    @_step
+    def stop(self, node: Which) -> None:
+        """SIGSTOP."""
+        self._node(node).stop()
 
-    def _syn(self, node: SimNode, run: int, dial: int, address: str, deadline: float) -> None:
-        """The SYN arrives, or does not."""
-        target = self._by_address.get(address)
-        back = self.clock.now + self._travel()
-        reaches = target is not None and self._is_path(node, target)
-        if not reaches or target is None or target.state is Process.GONE:
-            self._fail_dial(node, run, dial, DialOutcome.TIMEOUT, deadline)
-        elif target.state is Process.DEAD:
-            self._fail_dial(node, run, dial, DialOutcome.REFUSED, back)
-        elif len(target.waiting) >= BACKLOG and target.state is Process.STOPPED:
-            self._fail_dial(node, run, dial, DialOutcome.TIMEOUT, deadline)
-        else:
-            self.clock.at(back, self._connected, node, run, dial, address, target)
+    @_step
+    def resume(self, node: Which) -> None:
+        """SIGCONT: what waited in the sockets comes first, then the timer."""
+        self._node(node).resume()
 
-    def _fail_dial(
-        self, node: SimNode, run: int, dial: int, outcome: DialOutcome, at: float
-    ) -> None:
-        def fail() -> None:
-            if node.run_number == run:
-                self._input(node, self._do_dial_failed, dial, outcome)
+    @_step
+    def starve(self, node: Which, *, runs: float, stops: float, seconds: float) -> None:
+        """A duty cycle for so many seconds: the process waits ``stops`` seconds for
+        the CPU, then has it for ``runs`` seconds."""
+        self._starve(self._node(node), runs, stops, self.clock.now + seconds)
 
-        self.clock.at(at, fail)
+    @_step
+    def command(self, node: Which, method: str, **arguments: Any) -> Any:
+        """Call a command of the core (``send``, ``register``, …), and perform what it
+        wants done; its result.  Outcomes are appended to ``SimNode.outcomes``."""
+        return self._node(node).input(method, **arguments)
 
-    def _do_dial_failed(self, node: SimNode, dial: int, outcome: DialOutcome) -> None:
-        node.mesh.dial_failed(node.now(), dial, outcome)
+    @_step
+    def offer(self, node: Which, candidate: Candidate) -> None:
+        """Discovery offers this candidate to this node."""
+        self._node(node).input("candidate_found", candidate)
 
-    def _connected(self, node: SimNode, run: int, dial: int, address: str, target: SimNode) -> None:
-        if node.run_number != run or node.state in (Process.DEAD, Process.GONE):
-            return
-        if target.state in (Process.DEAD, Process.GONE):
-            self._input(node, self._do_dial_failed, dial, DialOutcome.REFUSED)
-            return
-        self._links += 2
-        mine, theirs = End(node, self._links), End(target, self._links + 1)
-        mine.peer, theirs.peer = theirs, mine
-        mine.progress_at = theirs.progress_at = self.clock.now
-        node.ends[mine.link] = mine
-        target.ends[theirs.link] = theirs
-        from_port = 30_000 + self._links % 30_000
-        host = node.address.rpartition(":")[0]
-        self._input(target, self._do_opened, theirs.link, f"{host}:{from_port}", None)
-        self._input(node, self._do_opened, mine.link, address, dial)
+    @_step
+    def withdraw(self, node: Which, key: str) -> None:
+        """Discovery takes a candidate back."""
+        self._node(node).input("candidate_lost", key)
 
-    def _do_opened(self, node: SimNode, link: int, address: str, dial: int | None) -> None:
-        node.mesh.link_opened(node.now(), link, address, dial)
+    @_step
+    def discover(self) -> None:
+        """Every running node sees every other's advertisement, where a path is."""
+        for node in self.running():
+            self._advertise(node)
 
-    # --- the kernel's side: bytes ------------------------------------------------------------
+    # --- steps: machines --------------------------------------------------------------------
 
-    def _send(self, end: End, data: bytes) -> None:
-        if not end.outgoing:
-            end.progress_at = self.clock.now
-        end.outgoing.append(data)
-        self._push(end, data)
-        peer = end.peer
-        held = end.unacked + (peer.unread if peer is not None else 0)
-        if held > SOCKET_BUFFER and not end.is_paused:
-            end.is_paused = True
-            self.clock.after(0.0, self._pause, end, True)
+    @_step
+    def power_off(self, node: Which) -> None:
+        """The host is off: nothing answers, and nobody is told.  ``start`` boots it."""
+        node = self._node(node)
+        node.end()
+        self._kernel.power_off(node.host)
+        self._kernel.paths.unplug(node.number)
 
-    def _push(self, end: End, data: bytes) -> None:
-        """Put one segment on its way; it arrives in order, lost ones later."""
-        travel = self._travel()
-        gap = RETRANSMIT_AFTER
-        while self.loss and self._rng.random() < self.loss:
-            travel += gap
-            gap *= 2
-        arrival = max(self.clock.now + travel, end.last_arrival)
-        end.last_arrival = arrival
-        self.clock.at(arrival, self._arrive, end, data)
+    @_step
+    def sleep(self, node: Which) -> None:
+        """The machine sleeps: nothing answers, and its process stands still."""
+        node = self._node(node)
+        node.stop()
+        self._kernel.paths.unplug(node.number)
 
-    def _arrive(self, end: End, data: bytes) -> None:
-        """The first outgoing segment reaches the other host, or is lost on the way."""
-        peer = end.peer
-        if peer is None or not end.outgoing or end.outgoing[0] is not data:
-            return
-        source, target = end.owner, peer.owner
-        if not end.is_open and not peer.is_open:
-            return
-        forth = self._is_path(source, target) and target.state is not Process.GONE
-        back = self._is_path(target, source)
-        if not forth or source.state is Process.GONE:
-            self._retry(end, data)
-            return
-        if back:
-            end.progress_at = self.clock.now
-        elif self.clock.now - end.progress_at > BREAKS_AFTER:
-            self._break(end)
-        end.retry = 0.0
-        end.outgoing.popleft()
-        if peer.is_open:
-            peer.unread += len(data)
-            self._input(target, self._do_bytes, peer, data)
+    @_step
+    def wake(self, node: Which) -> None:
+        """It goes on where it was; its clocks counted."""
+        node = self._node(node)
+        self._kernel.paths.plug_in(node.number)
+        node.resume()
 
-    def _retry(self, end: End, data: bytes) -> None:
-        if self.clock.now - end.progress_at > BREAKS_AFTER:
-            self._break(end)
-            return
-        end.retry = min(end.retry * 2 or RETRANSMIT_AFTER, RETRANSMIT_MAX)
-        again = self.clock.now + end.retry
-        end.last_arrival = again
-        for waiting in end.outgoing:
-            self.clock.at(again, self._arrive, end, waiting)
+    @_step
+    def set_wall(self, node: Which, offset: int) -> None:
+        """Its wall clock steps to ``offset`` ms ahead of the virtual one."""
+        self._node(node).wall_offset = offset
 
-    def _do_bytes(self, node: SimNode, end: End, data: bytes) -> None:
-        end.unread -= len(data)
-        peer = end.peer
-        if peer is not None and peer.is_paused and peer.unacked + end.unread <= SOCKET_BUFFER // 4:
-            peer.is_paused = False
-            self.clock.after(self._travel(), self._pause, peer, False)
-        if end.is_open:
-            self._trace.update(b"%d %d %.9f " % (node.number, end.link, self.clock.now) + data)
-            node.mesh.bytes_received(node.now(), end.link, data)
+    @_step
+    def jump(self, node: Which, seconds: float) -> None:
+        """Its monotonic clock jumps ahead, and the rest of the world does not."""
+        node = self._node(node)
+        node.mono_offset += seconds
+        node.rearm()
 
-    def _pause(self, end: End, is_paused: bool) -> None:
-        if end.is_open:
-            self._input(end.owner, self._do_pause, end, is_paused)
+    @_step
+    def set_store(self, node: Which, works: bool) -> None:
+        """Whether what its core persists is stored or fails."""
+        self._node(node).store_works = works
 
-    def _do_pause(self, node: SimNode, end: End, is_paused: bool) -> None:
-        if is_paused:
-            node.mesh.link_paused(node.now(), end.link)
-        else:
-            node.mesh.link_resumed(node.now(), end.link)
+    @_step
+    def set_dials(self, node: Which, work: bool) -> None:
+        """Whether its dials leave the machine, or fail there (no descriptors, say)."""
+        self._node(node).host.own_error = not work
 
-    # --- the kernel's side: ends ---------------------------------------------------------------
+    # --- steps: the network -------------------------------------------------------------------
 
-    def _close(self, node: SimNode, link: int) -> None:
-        """FIN, behind what was written."""
-        end = node.ends.pop(link, None)
-        if end is None:
-            return
-        end.is_open = False
-        self.clock.at(max(self.clock.now + self._travel(), end.last_arrival), self._fin, end, 0)
+    @_step
+    def unplug(self, node: Which) -> None:
+        """The cable is out: nothing reaches it or comes from it, and it goes on."""
+        self._kernel.paths.unplug(self._node(node).number)
 
-    def _fin(self, end: End, tries: int) -> None:
-        peer = end.peer
-        if peer is None or not peer.is_open:
-            return
-        if end.outgoing or not self._is_path(end.owner, peer.owner):
-            if tries < 8:
-                self.clock.after(RETRANSMIT_AFTER * 2 ** min(tries, 4), self._fin, end, tries + 1)
-            return
-        self._ended(peer)
+    @_step
+    def plug_in(self, node: Which) -> None:
+        self._kernel.paths.plug_in(self._node(node).number)
 
-    def _break(self, end: End) -> None:
-        """15 s without progress: this end gives up."""
-        end.outgoing.clear()
-        if end.is_open:
-            self._ended(end)
+    @_step
+    def cut(self, source: Which, target: Which, *, both: bool = True) -> None:
+        """No packet from source to target (and back) any more."""
+        one, other = self._node(source).number, self._node(target).number
+        self._kernel.paths.cut(one, other)
+        if both:
+            self._kernel.paths.cut(other, one)
 
-    def _ended(self, end: End) -> None:
-        end.is_open = False
-        end.owner.ends.pop(end.link, None)
-        if end.owner.state in (Process.RUNNING, Process.STOPPED):
-            self._input(end.owner, self._do_ended, end.link)
+    @_step
+    def partition(self, *sides: Iterable[Which]) -> None:
+        """Only nodes of one side reach each other; the unnamed are with the first."""
+        self._kernel.paths.partition([[self._node(n).number for n in side] for side in sides])
 
-    def _do_ended(self, node: SimNode, link: int) -> None:
-        node.mesh.link_ended(node.now(), link)
+    @_step
+    def heal(self) -> None:
+        """All cuts and partitions are over.  Nobody is advertised anew: see
+        ``discover``."""
+        self._kernel.paths.heal()
 
-    def _die(self, node: SimNode) -> None:
-        """The process is gone: its kernel resets what it had."""
-        if node.state in (Process.DEAD, Process.GONE):
-            node.state = Process.DEAD
-            return
-        node.state = Process.DEAD
-        node.run_number += 1
-        node.waiting = []
-        ends, node.ends = node.ends, {}
-        for end in ends.values():
-            end.is_open = False
-            self.clock.at(max(self.clock.now + self._travel(), end.last_arrival), self._fin, end, 0)
+    @_step
+    def set_loss(self, loss: float) -> None:
+        self._kernel.loss = loss
 
-    # --- inputs and timers -----------------------------------------------------------------------
+    # --- what tests ask -------------------------------------------------------------------------
 
-    def _input(self, node: SimNode, call: Callable[..., None], *args: object) -> None:
-        """Give an input to a process, or keep it in the kernel while it is stopped."""
-        if node.state is Process.RUNNING:
-            call(node, *args)
-            self._perform(node)
-        elif node.state is Process.STOPPED:
-            node.waiting.append((self._input, (node, call, *args)))
+    def running(self) -> list[SimNode]:
+        return [node for node in self.nodes if node.is_running]
 
-    def _arm(self, node: SimNode) -> None:
-        at = node.mesh.next_timer()
-        if at is None:
-            node.timer_at = None
-            return
-        due = max(at - node.mono_offset, self.clock.now)
-        if node.timer_at is None or due < node.timer_at:
-            node.timer_at = due
-            self.clock.at(due, self._timer, node, node.run_number, due)
+    def agrees(self, nodes: Sequence[SimNode] | None = None) -> bool:
+        """Do these (all running) nodes hold one view, of exactly them, and one leader
+        whose claim they know?"""
+        nodes = self.running() if nodes is None else nodes
+        if not nodes or any(not node.is_running or not node.mesh.is_joined for node in nodes):
+            return False
+        if len({node.mesh.view_hash() for node in nodes}) != 1:
+            return False
+        first = nodes[0]
+        live = {member.node_id for member in first.members("alive", "suspect")}
+        return live == {node.node_id for node in nodes} and first.leadership().epoch is not None
 
-    def _timer(self, node: SimNode, run: int, due: float) -> None:
-        if node.run_number != run or node.timer_at != due:
-            return
-        if node.state is Process.STOPPED:
-            node.waiting.append((self._timer, (node, run, due)))
-            return
-        node.timer_at = None
-        if node.state is Process.RUNNING:
-            late = self.clock.now - due
-            if late > 0.25:
-                node.mesh.loop_lagged(node.now(), late)
-            node.mesh.handle_timer(node.now())
-            self._perform(node)
+    def oldest(self, nodes: Sequence[SimNode] | None = None) -> SimNode:
+        """The node of the least life among these (all running) ones."""
 
-    # --- private ---------------------------------------------------------------------------------
+        def seniority(node: SimNode) -> tuple[Life, str]:
+            assert node.life is not None, f"{node.instance_id} has not joined"
+            return node.life, node.node_id
 
-    def _is_path(self, source: SimNode, target: SimNode) -> bool:
-        return self._paths.is_open(source.number, target.number)
+        return min(self.running() if nodes is None else nodes, key=seniority)
+
+    # --- what nodes tell --------------------------------------------------------------------------
+
+    def trace(self, node: int, link: int, data: bytes) -> None:
+        """A node takes bytes."""
+        self._trace.update(b"%d %d %.9f " % (node, link, self.clock.now) + data)
+
+    def stopped_itself(self, node: SimNode) -> None:
+        """Its core said Stop: the process says goodbye to mDNS and ends in order."""
+        for other in self.nodes:
+            if other is not node and other.is_running and self._reaches(node, other):
+                self.clock.after(
+                    self._advertised_after(), self._withdraw, other, other.runs, _key(node)
+                )
+        node.end()
+        self._kernel.die(node.host)
+
+    # --- private ----------------------------------------------------------------------------------
+
+    def _node(self, which: Which) -> SimNode:
+        return self.nodes[which] if isinstance(which, int) else which
+
+    def _start(self, node: SimNode, peers: Sequence[Which]) -> None:
+        node.start(self._rng, null_cipher=self.is_large, book=self._book)
+        for which in peers:
+            peer = self._node(which)
+            offer = Candidate(f"peer:{peer.address}", (peer.address,), FoundBy.PEER)
+            node.input("candidate_found", offer)
+        if self._multicast:
+            self._advertise(node)
+
+    def _starve(self, node: SimNode, runs: float, stops: float, until: float) -> None:
+        if self.clock.now < until:
+            node.stop()
+            self.clock.after(stops, node.resume)
+            self.clock.after(stops + runs, self._starve, node, runs, stops, until)
 
     def _advertise(self, node: SimNode) -> None:
-        """mDNS: each sees the others' advertisements within some tens of ms."""
+        """mDNS: each sees the other's advertisement."""
         for other in self.nodes:
             if other is not node and other.is_running:
-                for one, two in ((node, other), (other, node)):
-                    if self._is_path(one, two):
+                for found, to in ((node, other), (other, node)):
+                    if self._reaches(found, to):
                         self.clock.after(
-                            0.02 + 0.05 * self._rng.random(), self._offer, two, two.run_number, one
+                            self._advertised_after(), self._found, to, to.runs, _advert(found)
                         )
 
-    def _offer(self, to: SimNode, run: int, found: SimNode) -> None:
-        if to.run_number == run and to.is_running:
-            offer = Candidate(f"mdns:{found.number}", (found.address,), FoundBy.MDNS)
-            to.mesh.candidate_found(to.now(), offer)
-            self._perform(to)
+    def _advertised_after(self) -> float:
+        return _ADVERTISED + _ADVERTISED_JITTER * self._rng.random()
 
-    def _did(self, what: str) -> None:
-        self.done.append(f"{self.clock.now:.3f} {what}")
+    def _found(self, to: SimNode, run: int, candidate: Candidate) -> None:
+        if to.runs == run:
+            to.input("candidate_found", candidate)
+
+    def _withdraw(self, to: SimNode, run: int, key: str) -> None:
+        if to.runs == run:
+            to.input("candidate_lost", key)
+
+    def _reaches(self, source: SimNode, target: SimNode) -> bool:
+        return self._kernel.paths.is_open(source.number, target.number)
+
+
+def _key(node: SimNode) -> str:
+    """The name of a node's advertisement: another one at each start."""
+    return f"mdns:{node.number}.{node.runs}"
+
+
+def _advert(node: SimNode) -> Candidate:
+    addresses = tuple(node.settings["addresses"])
+    return Candidate(_key(node), addresses, FoundBy.MDNS, bytes.fromhex(node.node_id))
+
+
+def _as_data(value: Any) -> Any:
+    """Nodes as their numbers."""
+    if isinstance(value, SimNode):
+        return value.number
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_as_data(item) for item in value)
+    return value

@@ -1,0 +1,340 @@
+"""One simulated node: a core, the process it runs in, and that process's clocks.
+
+The process is what ``p2pmesh.driver`` is on a real machine, and keeps the same
+order: a timer that is late is reported as lag before the next input; a process
+that was stopped takes what waits in its sockets before its timer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from p2pmesh.protocol.mesh import Mesh
+from p2pmesh.protocol.records import RecordBook
+from p2pmesh.protocol.timing import LAG_TOLERANCE
+from p2pmesh.protocol.types import (
+    Action,
+    AskUnacked,
+    Close,
+    Dial,
+    DialOutcome,
+    Event,
+    Instant,
+    Joined,
+    LeaderInfo,
+    Life,
+    Member,
+    MeshConfig,
+    Persist,
+    Restored,
+    Stop,
+    Token,
+    Write,
+)
+from p2pmesh.testing.kernel import Host, Kernel, Socket
+
+if TYPE_CHECKING:
+    from p2pmesh.testing.network import SimNetwork
+
+#: Virtual runs begin here (unix ms, 2026).
+BEGINNING: Final = 1_790_000_000_000
+_STORING_TAKES: Final = 0.001
+#: A timer that is due this much earlier than the armed one is worth arming anew.
+_REARM_GAIN: Final = 0.0005
+
+
+class State(Enum):
+    """What a process does."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"  # SIGSTOP, or starved of CPU
+    DEAD = "dead"  # never started, killed, or it stopped by itself
+
+
+class SimNode:
+    """One simulated node.  Ask it anything; what is done to it is done by the network."""
+
+    def __init__(
+        self, network: SimNetwork, kernel: Kernel, number: int, name: str, seed: bytes
+    ) -> None:
+        self.network = network
+        self.number = number
+        self.name = name
+        self.seed = seed
+        self.address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8078"
+        self.host = Host(number, self, self.address)
+        self.state = State.DEAD
+        self.wall_offset = 0  # ms that its wall clock is ahead
+        self.mono_offset = 0.0  # s that its monotonic clock is ahead
+        self.store_works = True
+        self.settings: dict[str, Any] = {}  # fields of MeshConfig, as it was last started
+        self.restored = Restored()  # what its store holds
+        self.runs = 0  # how often it was started
+        self.events: list[Event] = []  # of this run, ``t`` in virtual seconds
+        self.counts: Counter[str] = Counter()  # events of this run, by kind
+        self.outcomes: list[Action] = []  # of this run: what became of messages and calls
+        self.stopped_because: str | None = None
+        self.mesh: Mesh
+        self._kernel = kernel
+        self._clock = network.clock
+        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._due: float | None = None  # of the armed timer, in this process's seconds
+        self._lag_told = False
+
+    # --- what tests ask ---------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is State.RUNNING
+
+    @property
+    def node_id(self) -> str:
+        return self.mesh.node_id.hex()
+
+    @property
+    def instance_id(self) -> str:
+        return f"{self.name}-{self.number}"
+
+    @property
+    def life(self) -> Life | None:
+        """The stamp of its life; None before it has joined."""
+        text = self.mesh.me(self.now()).life
+        return Life(*map(int, text.split("."))) if text else None
+
+    def now(self) -> Instant:
+        """Its clocks: monotonic seconds, wall milliseconds."""
+        now = self._clock.now
+        return Instant(now + self.mono_offset, BEGINNING + self.wall_offset + int(now * 1000))
+
+    def members(self, *states: str) -> tuple[Member, ...]:
+        """Those it lists, in these states or in any."""
+        members = self.mesh.members(self.now())
+        return tuple(m for m in members if not states or m.state in states)
+
+    def lists(self, other: SimNode) -> Member | None:
+        """The other as this one lists it; None: it does not."""
+        return next((m for m in self.members() if m.node_id == other.node_id), None)
+
+    def state_of(self, other: SimNode) -> str | None:
+        """``alive``, ``suspect``, ``failed``, ``left``; None: not listed."""
+        member = self.lists(other)
+        return None if member is None else member.state
+
+    def leader(self) -> str | None:
+        """The instance id of the leader, as this node sees it."""
+        return self.leadership().leader_id
+
+    def leadership(self) -> LeaderInfo:
+        return self.mesh.leader(self.now())
+
+    def leads(self) -> bool:
+        """Does it hold a claim?"""
+        return self.is_running and self.leadership().token is not None
+
+    def token(self) -> Token:
+        """Raises NotAuthoritative."""
+        return self.mesh.token(self.now())
+
+    def seen(self, *kinds: str) -> list[Event]:
+        """Its events of these kinds (``member_failed``, …) since it started."""
+        return [event for event in self.events if kind_of(event) in kinds]
+
+    # --- its process ----------------------------------------------------------------------
+
+    def start(self, rng: random.Random, *, null_cipher: bool, book: RecordBook | None) -> None:
+        """A new process of this identity."""
+        self.runs += 1
+        self._kernel.boot(self.host)
+        self.state = State.RUNNING
+        self.stopped_because = None
+        self.events, self.outcomes, self._waiting = [], [], []
+        self.counts = Counter()
+        self._due = None
+        settings = {
+            "null_cipher": null_cipher,
+            "process": rng.randbytes(8),
+            **self.settings,
+        }
+        self.mesh = Mesh(
+            MeshConfig(**settings),
+            seed=self.seed,
+            at=self.now(),
+            rng=random.Random(rng.getrandbits(64)),
+            entropy=random.Random(rng.getrandbits(64)).randbytes,
+            restored=self.restored,
+            book=book,
+        )
+        self.mesh.start(self.now())
+        self._perform()
+
+    def end(self) -> None:
+        """The process is gone; what its kernel makes of that is the network's to say."""
+        self.state = State.DEAD
+        self._waiting = []
+
+    def stop(self) -> None:
+        if self.state is State.RUNNING:
+            self.state = State.STOPPED
+
+    def resume(self) -> None:
+        if self.state is not State.STOPPED:
+            return
+        self.state = State.RUNNING
+        waiting, self._waiting = self._waiting, []
+        for call, arguments in waiting:
+            self._input(call, *arguments)
+        self.rearm()
+
+    def rearm(self) -> None:
+        """Its timer may be overdue: it was stopped, or its clock jumped."""
+        if self._due is not None:
+            self._clock.at(self._due - self.mono_offset, self._fire, self.host.boot, self._due)
+
+    def input(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the core with the time, and perform what it wants done."""
+        if not self.is_running:
+            return None
+        result = getattr(self.mesh, method)(self._at_input(), *arguments, **options)
+        self._perform()
+        return result
+
+    # --- what its kernel tells it (kernel.Process) ------------------------------------------
+
+    def opened(self, socket: Socket, dial: int | None) -> None:
+        self._input(self._opened, socket, dial)
+
+    def received(self, socket: Socket, data: bytes) -> None:
+        self._input(self._received, socket, data)
+
+    def ended(self, socket: Socket) -> None:
+        self._input(self._ended, socket)
+
+    def dial_failed(self, dial: int, outcome: DialOutcome) -> None:
+        self._input(self._dial_failed, dial, outcome)
+
+    def paused(self, socket: Socket, is_paused: bool) -> None:
+        self._input(self._paused, socket, is_paused)
+
+    def _input(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Now, or when the process runs again."""
+        if self.state is State.RUNNING:
+            call(*arguments)
+            self._perform()
+        elif self.state is State.STOPPED:
+            self._waiting.append((call, arguments))
+
+    def _opened(self, socket: Socket, dial: int | None) -> None:
+        if dial is None:
+            self.host.unaccepted -= 1
+        self.mesh.link_opened(self._at_input(), socket.link, socket.address, dial)
+
+    def _received(self, socket: Socket, data: bytes) -> None:
+        self._kernel.read(socket, data)
+        self.network.trace(self.number, socket.link, data)
+        self.mesh.bytes_received(self._at_input(), socket.link, data)
+
+    def _ended(self, socket: Socket) -> None:
+        self.mesh.link_ended(self._at_input(), socket.link)
+
+    def _dial_failed(self, dial: int, outcome: DialOutcome) -> None:
+        self.mesh.dial_failed(self._at_input(), dial, outcome)
+
+    def _paused(self, socket: Socket, is_paused: bool) -> None:
+        tell = self.mesh.link_paused if is_paused else self.mesh.link_resumed
+        tell(self._at_input(), socket.link)
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def _at_input(self) -> Instant:
+        """The time of an input; an overdue timer is reported first."""
+        at = self.now()
+        if self._due is not None and at.now - self._due > LAG_TOLERANCE and not self._lag_told:
+            self._lag_told = True
+            self.mesh.loop_lagged(at, at.now - self._due)
+        return at
+
+    def _arm(self) -> None:
+        due = self.mesh.next_timer()
+        if due is None:
+            self._due = None
+        elif self._due is None or due < self._due - _REARM_GAIN:
+            self._due = due = max(due, self._clock.now + self.mono_offset)
+            self._lag_told = False
+            self._clock.at(due - self.mono_offset, self._fire, self.host.boot, due)
+
+    def _fire(self, boot: int, due: float) -> None:
+        if self.host.boot == boot and self._due == due and self.state is State.RUNNING:
+            at = self._at_input()
+            self._due = None
+            self.mesh.handle_timer(at)
+            self._perform()
+
+    # --- what the core wants done -----------------------------------------------------------------
+
+    def _perform(self) -> None:
+        """Everything, then its one timer."""
+        while actions := self.mesh.actions():
+            for action in actions:
+                match action:
+                    case Write(link, data):
+                        self._kernel.write(self.host, link, data)
+                    case Event():
+                        self._happened(action)
+                    case Dial(dial, address, timeout):
+                        self._kernel.dial(self.host, dial, address, timeout)
+                    case Close(link):
+                        self._kernel.close(self.host, link)
+                    case AskUnacked(link):
+                        unacked = self._kernel.unacked(self.host, link)
+                        if unacked is not None:
+                            self.mesh.kernel_unacked(self.now(), link, unacked)
+                    case Persist(number, life, epoch):
+                        self._persist(life, epoch, number)
+                    case Stop(reason):
+                        self.stopped_because = reason
+                        self.network.stopped_itself(self)
+                        return
+                    case _:
+                        self.outcomes.append(action)
+        self._arm()
+
+    def _happened(self, event: Event) -> None:
+        kind = kind_of(event)
+        self.counts[kind] += 1
+        if not self.network.is_large or kind not in _OF_EACH_MEMBER:
+            told = msgspec.structs.replace(event, t=self._clock.now)
+            self.events.append(told)
+            for observer in self.network.observers:
+                observer(self, told)
+        if isinstance(event, Joined) and self.settings.get("persistent"):
+            self._persist(Life(*map(int, event.life.split("."))), None, None)
+
+    def _persist(self, life: Life, epoch: int | None, number: int | None) -> None:
+        self._clock.after(_STORING_TAKES, self._stored, self.host.boot, life, epoch, number)
+
+    def _stored(self, boot: int, life: Life, epoch: int | None, number: int | None) -> None:
+        if self.host.boot != boot:
+            return
+        if self.store_works:
+            known = self.restored.epoch
+            self.restored = Restored(life, known if epoch is None else max(epoch, known or 0))
+        if number is not None:
+            self._input(self._tell_stored, number, self.store_works)
+
+    def _tell_stored(self, number: int, is_stored: bool) -> None:
+        self.mesh.stored(self._at_input(), number, is_stored)
+
+
+#: Events that every node has of every other: in a large network only counted.
+_OF_EACH_MEMBER: Final = frozenset({"member_joined", "member_updated"})
+
+
+def kind_of(event: Event) -> str:
+    """The event's name on the wire."""
+    return str(event.__struct_config__.tag)
