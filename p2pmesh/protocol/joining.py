@@ -241,7 +241,7 @@ class Joining:
         link.phase = Phase.UP
         link.up_at = core.at.now
         core.timers.cancel("handshake", link.id)
-        link.is_strangers = signed.record.life is not None and not core.view.is_alive(peer)
+        link.is_strangers = self._is_of_another_mesh(signed)
         self._membership.record(signed, link, flood=True)
         if attempt is not None:
             self._reached(attempt, link, peer)
@@ -251,6 +251,13 @@ class Joining:
             core.connections.close(link, "checked")
         elif not hello.check and self._keep(link):
             self._linked(link, hello, signed)
+
+    def _is_of_another_mesh(self, signed: SignedRecord) -> bool:
+        """No member of mine, and no newcomer either, who would be younger than all I
+        know: where two meshes meet, at least one end sees the other so."""
+        core = self._core
+        life = signed.record.life
+        return life is not None and life < core.view.highest and not core.view.is_alive(signed.id)
 
     def _answered_by_another(self, attempt: Attempt, expected: NodeId) -> None:
         """At the peer's address somebody else lives now: the peer's process is gone."""
@@ -451,8 +458,8 @@ class Joining:
                 return held
         return None
 
-    def _is_namesake(self, changed: Changed) -> bool:
-        held = self._core.view.alive(changed.key) if isinstance(changed.key, bytes) else None
+    def _is_namesake(self, node: NodeId) -> bool:
+        held = self._core.view.alive(node)
         mine = self._core.config.agent
         theirs = held.record.agent if held is not None else None
         return mine is not None and theirs is not None and mine.instance_id == theirs.instance_id
@@ -464,7 +471,7 @@ class Joining:
         node = changed.key
         if not isinstance(node, bytes):
             return
-        if self._is_namesake(changed) and self._rival() is not None:
+        if changed.change is Change.JOINED and self._is_namesake(node) and self._rival():
             self._core.timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
         if changed.change is Change.FAILED and isinstance(changed.before, SignedRecord):
             if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:

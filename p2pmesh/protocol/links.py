@@ -67,7 +67,7 @@ class Link:
         self.is_check = False
         self.was_closed = False  # its peer said CLOSE: the end is no evidence
         self.is_paused = False
-        self.is_strangers = False  # its peer was no member when it said HELLO
+        self.is_strangers = False  # its peer came from another mesh
         self.peer: NodeId | None = None
         self.hello: wire.Hello | None = None
         self.opened_at = self.heard_at = self.said_at = self.up_at = self.rekeyed_at = now

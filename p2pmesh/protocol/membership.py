@@ -193,7 +193,8 @@ class Membership:
 
     def ask_snapshot(self, link: Link) -> None:
         """A joiner's one snapshot, from its contact."""
-        link.repaired_at = self._core.at.now
+        self._pulling = link.peer
+        self._pulled_at = link.repaired_at = self._core.at.now
         self._core.tell(link, wire.Want(b""))
 
 
