@@ -27,6 +27,7 @@ from p2pmesh.protocol.keys import parse_keys
 from p2pmesh.protocol.limits import (
     INSTANCE_ID_MAX,
     KEYS_MAX,
+    HOSTNAME_MAX,
     LABEL_MAX,
     LABELS_MAX,
     NAME_MAX,
@@ -65,6 +66,11 @@ def read_instance_id(text: str) -> str:
 def read_label(text: str) -> str:
     """A capability or profile."""
     return _bounded(text, LABEL_MAX, "a capability or profile")
+
+
+def read_hostname(text: str) -> str:
+    """Where a guest says it runs: for people, and it may be empty."""
+    return _bounded(text, HOSTNAME_MAX, "a hostname") if text else text
 
 
 def read_type(text: str) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 from msgspec import Meta, Struct
 
-from p2pmesh.config import read_instance_id, read_label
+from p2pmesh.config import read_hostname, read_instance_id, read_label
 from p2pmesh.errors import UnknownTarget
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
@@ -25,7 +25,6 @@ from p2pmesh.http.idempotency import KeyedAnswers
 from p2pmesh.protocol.limits import CORRELATION_MAX, LABELS_MAX, MAILBOX_MESSAGES_MAX
 from p2pmesh.protocol.types import Member
 
-HOSTNAME_MAX: Final = 255
 #: One answer of ``GET /messages``: oldest first, the rest after acknowledgements.
 MESSAGES_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -34,13 +33,14 @@ MESSAGES_BYTES_MAX: Final = 8 * 1024 * 1024
 
 class RegisterBody(Struct, frozen=True):
     instance_id: str
-    hostname: Annotated[str, Meta(max_length=HOSTNAME_MAX)]
+    hostname: str
     port: Annotated[int, Meta(ge=0, le=65535)]
     capabilities: Annotated[tuple[str, ...], Meta(max_length=LABELS_MAX)]
     agent_profiles: Annotated[tuple[str, ...], Meta(max_length=LABELS_MAX)]
 
     def __post_init__(self) -> None:
         read_instance_id(self.instance_id)
+        read_hostname(self.hostname)
         for label in (*self.capabilities, *self.agent_profiles):
             read_label(label)
 

@@ -22,7 +22,7 @@ from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, Claim, View
 from p2pmesh.protocol.noise import StaticKey
-from p2pmesh.protocol.records import Record, RecordBook, SignedRecord, Signer
+from p2pmesh.protocol.records import Record, RecordBook, SignedRecord, Signer, check_own
 from p2pmesh.protocol.rings import Rings
 from p2pmesh.protocol.timers import Timers
 from p2pmesh.protocol.timing import Timing
@@ -82,22 +82,22 @@ class Core:
         self.connections = Connections(
             static=static, keys=self.keys, entropy=entropy, null_cipher=config.null_cipher
         )
-        self.record = self.signer.record(
-            Record(
-                id=self.me,
-                noise_key=static.public,
-                life=None,
-                incarnation=0,
-                revision=0,
-                state=State.ALIVE,
-                addresses=config.addresses,
-                name=config.name,
-                preset=config.preset,
-                versions=VERSIONS,
-                agent=config.agent,
-                candidate=config.candidate and config.agent is not None,
-            )
+        record = Record(
+            id=self.me,
+            noise_key=static.public,
+            life=None,
+            incarnation=0,
+            revision=0,
+            state=State.ALIVE,
+            addresses=config.addresses,
+            name=config.name,
+            preset=config.preset,
+            versions=VERSIONS,
+            agent=config.agent,
+            candidate=config.candidate and config.agent is not None,
         )
+        check_own(record)
+        self.record = self.signer.record(record)
         #: The link in use to each proven peer.
         self.links_up: dict[NodeId, Link] = {}
         self.changes: list[Changed] = []

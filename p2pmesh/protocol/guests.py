@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import msgspec
 
 from p2pmesh.protocol import limits, timing
-from p2pmesh.protocol.records import is_instance_id
+from p2pmesh.protocol.records import are_labels, is_hostname, is_instance_id
 from p2pmesh.protocol.streams import NEVER
 from p2pmesh.protocol.types import GuestEntry, Instant, Life, NodeId, State
 from p2pmesh.protocol.wire import RegisterBody
@@ -44,17 +44,11 @@ def is_registrable(instance_id: str, body: RegisterBody) -> bool:
     """Are these fields in range, and will an entry of them fit?"""
     return (
         is_instance_id(instance_id)
-        and len(body.hostname) <= 255
+        and is_hostname(body.hostname)
         and 0 <= body.port <= 65_535
-        and _are_labels(body.capabilities)
-        and _are_labels(body.profiles)
+        and are_labels(body.capabilities)
+        and are_labels(body.profiles)
         and len(msgspec.msgpack.encode(body)) + 3 * limits.INSTANCE_ID_MAX <= limits.ENTRY_MAX
-    )
-
-
-def _are_labels(labels: tuple[str, ...]) -> bool:
-    return len(labels) <= limits.LABELS_MAX and all(
-        0 < len(label.encode("utf-8", "replace")) <= limits.LABEL_MAX for label in labels
     )
 
 

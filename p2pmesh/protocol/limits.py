@@ -23,6 +23,7 @@ ENTRY_MAX: Final = 4096
 ADDRESSES_MAX: Final = 4
 INSTANCE_ID_MAX: Final = 128
 NAME_MAX: Final = 64
+HOSTNAME_MAX: Final = 255
 LABEL_MAX: Final = 64  # a capability or profile
 LABELS_MAX: Final = 32
 TYPE_MAX: Final = 128

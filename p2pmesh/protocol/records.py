@@ -15,19 +15,24 @@ Invariant: a ``SignedRecord`` or ``SignedEntry`` that exists has been verified.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, NamedTuple, TypeVar
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
+from p2pmesh.errors import ConfigError
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.protocol.types import Agent, GuestEntry, Life, NodeId, State
 
 SIGNATURE_BYTES: Final = 64
-_MEMO_MAX: Final = 16_384
+#: Verified records and entries that are kept, by generation (two are).
+_RECORDS_KEPT: Final = limits.MEMBERS_MAX
+_ENTRIES_KEPT: Final = 1024
 _INT64: Final = 2**63
+_LONGEST_ADDRESS: Final = "[2001:0db8:0000:0000:0000:0000:0000:0001]:65535"
 
 
 class RecordError(Exception):
@@ -144,19 +149,19 @@ class RecordBook:
     """Bytes to verified records; the only way from one to the other."""
 
     def __init__(self) -> None:
-        self._records: dict[bytes, SignedRecord] = {}
-        self._by_item: dict[bytes, SignedRecord] = {}
-        self._entries: dict[bytes, SignedEntry] = {}
+        self._records: _Memo[SignedRecord] = _Memo(_RECORDS_KEPT)
+        self._by_item: _Memo[SignedRecord] = _Memo(_RECORDS_KEPT)
+        self._entries: _Memo[SignedEntry] = _Memo(_ENTRIES_KEPT)
 
     def record(self, signed: bytes) -> SignedRecord:
         """The record in these bytes.  Raises RecordError."""
         known = self._records.get(signed)
-        if known is not None:
-            return known
-        record = _decode(_RECORDS, signed, limits.RECORD_MAX)
-        _check_record(record)
-        _verify(signed, record.id)
-        return self.remember(SignedRecord(record, signed))
+        if known is None:
+            record = _decode(_RECORDS, signed, limits.RECORD_MAX)
+            _check_record(record)
+            _verify(signed, record.id)
+            known = SignedRecord(record, signed)
+        return self.remember(known)
 
     def by_item(self, item: bytes) -> SignedRecord | None:
         """A record that is known already, by the news item that carries it: most of
@@ -171,24 +176,50 @@ class RecordBook:
         entry = _decode(_ENTRIES, signed, limits.ENTRY_MAX)
         _check_entry(entry)
         _verify(signed, entry.home)
-        if len(self._entries) >= _MEMO_MAX:
-            self._entries.clear()
-        made = self._entries[signed] = SignedEntry(entry, signed)
+        made = SignedEntry(entry, signed)
+        self._entries.put(signed, made)
         return made
 
     def remember(self, record: SignedRecord) -> SignedRecord:
         """Keep a record that was just signed here, so that it is one object."""
-        if len(self._records) >= _MEMO_MAX:
-            self._records.clear()
-            self._by_item.clear()
-        self._by_item[record.item] = record
-        return self._records.setdefault(record.signed, record)
+        known = self._records.get(record.signed)
+        if known is None:
+            known = record
+            self._records.put(record.signed, record)
+        self._by_item.put(known.item, known)
+        return known
+
+
+_T = TypeVar("_T")
+
+
+class _Memo(Generic[_T]):
+    """What was asked for lately: at least ``most`` of it, at most twice that."""
+
+    __slots__ = ("_most", "_new", "_old")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._new: dict[bytes, _T] = {}
+        self._old: dict[bytes, _T] = {}
+
+    def get(self, key: bytes) -> _T | None:
+        found = self._new.get(key)
+        if found is None:
+            found = self._old.get(key)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: bytes, value: _T) -> None:
+        if len(self._new) >= self._most:
+            self._old, self._new = self._new, {}
+        self._new[key] = value
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _RECORDS: Final = msgspec.msgpack.Decoder(Record)
 _ENTRIES: Final = msgspec.msgpack.Decoder(GuestEntry)
-_T = TypeVar("_T")
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_T], signed: bytes, most: int) -> _T:
@@ -207,6 +238,30 @@ def _verify(signed: bytes, key: NodeId) -> None:
         raise RecordError("record_signature") from None
 
 
+def check_own(record: Record) -> None:
+    """Will every record of this node be taken by the others, whatever its numbers
+    come to be?  Raises ConfigError: nobody would see a node whose records are not."""
+    grown = msgspec.structs.replace(
+        record,
+        life=Life(2**48 - 1, 2**48 - 1, 2**32 - 1),
+        incarnation=limits.INCARNATION_MAX,
+        revision=_INT64 - 1,
+        addresses=(_LONGEST_ADDRESS,) * limits.ADDRESSES_MAX,
+        epoch=_INT64 - 1,
+    )
+    size = len(_ENCODER.encode(grown))
+    if size > limits.RECORD_MAX:
+        raise ConfigError(
+            f"what a node says of itself (name, instance id, hostname, capabilities, "
+            f"profiles) may come to {size} bytes here, {limits.RECORD_MAX} are carried: "
+            f"make it {size - limits.RECORD_MAX} bytes shorter"
+        )
+    try:
+        _check_record(record)
+    except RecordError:
+        raise ConfigError(f"no other node would take this record: {record}") from None
+
+
 def _check_record(record: Record) -> None:
     ok = (
         len(record.id) == 32
@@ -216,8 +271,8 @@ def _check_record(record: Record) -> None:
         and 0 <= record.revision < _INT64
         and record.state is not State.FAILED
         and len(record.addresses) <= limits.ADDRESSES_MAX
-        and all(0 < len(address) <= 64 for address in record.addresses)
-        and 0 < len(record.name) <= limits.NAME_MAX
+        and all(map(is_address, record.addresses))
+        and _is_text(record.name, limits.NAME_MAX)
         and record.preset in PRESETS
         and 0 < record.versions[0] <= record.versions[1] < 2**16
         and (record.epoch is None or 0 < record.epoch < _INT64)
@@ -230,9 +285,9 @@ def _check_record(record: Record) -> None:
 def _is_agent(agent: Agent) -> bool:
     return (
         is_instance_id(agent.instance_id)
-        and _are_labels(agent.capabilities)
-        and _are_labels(agent.profiles)
-        and len(agent.hostname) <= 255
+        and are_labels(agent.capabilities)
+        and are_labels(agent.profiles)
+        and is_hostname(agent.hostname)
         and 0 <= agent.http_port <= 65_535
         and 0 <= agent.created_at < _INT64
     )
@@ -246,29 +301,56 @@ def _check_entry(entry: GuestEntry) -> None:
         and is_plausible(entry.home_life)
         and 0 <= entry.term < _INT64
         and 0 <= entry.revision < _INT64
-        and len(entry.hostname) <= 255
+        and is_hostname(entry.hostname)
         and 0 <= entry.port <= 65_535
-        and _are_labels(entry.capabilities)
-        and _are_labels(entry.profiles)
+        and are_labels(entry.capabilities)
+        and are_labels(entry.profiles)
         and 0 <= entry.created_at < _INT64
     )
     if not ok:
         raise RecordError("entry_values")
 
 
-def _are_labels(labels: tuple[str, ...]) -> bool:
-    return len(labels) <= limits.LABELS_MAX and all(
-        0 < len(label.encode("utf-8", "replace")) <= limits.LABEL_MAX for label in labels
-    )
+# --- what a field may hold ------------------------------------------------------
 
 
 def is_instance_id(text: str) -> bool:
-    """1 to 128 bytes of UTF-8 without control characters."""
-    return 0 < len(text.encode("utf-8", "replace")) <= limits.INSTANCE_ID_MAX and not any(
+    return _is_text(text, limits.INSTANCE_ID_MAX)
+
+
+def are_labels(labels: tuple[str, ...]) -> bool:
+    """Capabilities, or profiles."""
+    return len(labels) <= limits.LABELS_MAX and all(
+        _is_text(label, limits.LABEL_MAX) for label in labels
+    )
+
+
+def is_hostname(text: str) -> bool:
+    """For people: not resolved, and it may be empty."""
+    return not text or _is_text(text, limits.HOSTNAME_MAX)
+
+
+def _is_text(text: str, most: int) -> bool:
+    """1 to ``most`` bytes of UTF-8 without control characters."""
+    return 0 < len(text.encode("utf-8", "replace")) <= most and not any(
         ord(char) < 32 or 127 <= ord(char) < 160 for char in text
     )
 
 
+def is_address(text: str) -> bool:
+    """``ip:port`` or ``[v6]:port``, numbers only, without a scope."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 2**16):
+        return False
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return IPv6Address(host[1:-1]).scope_id is None
+        IPv4Address(host)
+    except AddressValueError:
+        return False
+    return True
+
+
 def is_plausible(life: Life) -> bool:
-    """A life whose numbers are in range (ms up to the year 9999)."""
+    """A life whose numbers are in range (ms up to the year 10,889)."""
     return 0 <= life.ms < 2**48 and 0 <= life.logical < 2**48 and 0 <= life.random < 2**32
