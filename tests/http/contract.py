@@ -975,13 +975,6 @@ class Contract:
                 door.send(get(path))
             assert [door.read().status for _ in range(3)] == [200, 404, 200]
 
-    def test_a_connection_is_reused_after_six_seconds(self, doors: Doors) -> None:
-        """The one pause of this suite: clients keep a connection for five seconds."""
-        with doors.open() as door:
-            me = register(door)
-            time.sleep(6.0)
-            assert door.ask(post(f"/registry/heartbeat/{me}", {"status": "ok"})).status == 200
-
     # --- through any node -------------------------------------------------------
 
     def test_a_guest_of_one_node_is_served_by_every_other(self, doors: Doors) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -76,7 +77,12 @@ def _not_yet(request: pytest.FixtureRequest) -> None:
 
 
 class TestRealProcesses(Contract):
-    pass
+    def test_a_connection_is_reused_after_six_seconds(self, doors: Doors) -> None:
+        """The one pause of these tests: clients keep a connection for five seconds."""
+        with doors.open() as door:
+            me = register(door)
+            time.sleep(6.0)
+            assert door.ask(post(f"/registry/heartbeat/{me}", {"status": "ok"})).status == 200
 
 
 def test_a_guest_whose_home_is_killed_is_adopted_with_what_waits_for_it(home: Path) -> None:
