@@ -271,7 +271,7 @@ class Home:
     def move_out(self, at: Instant, instance_id: str) -> list[HandOver]:
         """The instance lives elsewhere: what it had not finished goes there.
 
-        What this node itself accepted is in its outbox anyway.
+        What this node itself accepted is in its outbox anyway, and not among it.
         """
         self.intake.flush(at)
         copies: dict[InStream, list[tuple[int, Item]]] = {}

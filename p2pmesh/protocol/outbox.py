@@ -11,11 +11,12 @@
 - A receipt may *hold* a stream (mailbox full, recipient not there) or rewind it (a
   gap).  A watermark above all our numbers means that this outbox is older than
   what the recipient remembers: what is unreceipted starts a new stream.
+- A stored copy whose end nobody told is asked about, more and more seldom.
 - A copy is kept until it is done, dead or expired; time is elapsed time.
 - At most FLIGHT_MAX bytes are under way to one home without a receipt.
 
 A former home of a guest feeds what it still held into the streams of those who
-sent it (``hand_over``): same id, same numbers, as ``Handed``.
+sent it (``hand_over``): same id, same numbers, as ``Handed``; and says what ended.
 
 Not here: who has a name (``targets``), and the recipient's end (``intake``).
 """
@@ -41,7 +42,10 @@ _BATCH: Final = 64  # messages of one stream before another has its turn
 class _Lane:
     """An out-stream on its way: where it leads, and what holds it."""
 
-    __slots__ = ("again_until", "home", "outlet", "retry_at", "retry_gap", "stream")
+    __slots__ = (
+        "again_until", "home", "outlet", "retry_at", "retry_gap", "stream", "unsure_at",
+        "unsure_gap",
+    )  # fmt: skip
 
     def __init__(self, stream: OutStream) -> None:
         self.stream = stream
@@ -50,6 +54,8 @@ class _Lane:
         self.retry_at = NEVER  # held until then
         self.retry_gap = timing.STREAM_RETRY
         self.again_until = 0.0
+        self.unsure_at = NEVER  # when to ask which stored copies are over
+        self.unsure_gap = timing.STREAM_UNSURE_AFTER
 
     @property
     def is_held(self) -> bool:
@@ -171,6 +177,17 @@ class Outbox:
         self._others.setdefault(recipient, []).append(lane)
         self.look(at, recipient)
 
+    def end_hand_over(self, at: Instant, recipient: str) -> None:
+        """This node was the recipient's home: let the next one know which of our own
+        messages have ended here, should yet another home still have copies."""
+        lane = self._own.get(recipient)
+        if lane is None or not lane.stream.highest:
+            return
+        end = Item(None, recipient, at.now + timing.MESSAGE_TTL)
+        lane.stream.append(end)
+        self._account.used += end.size
+        self.next_at = min(self.next_at, end.deadline)
+
     def _open(self, at: Instant, recipient: str) -> _Lane:
         if len(self._by_id) >= limits.OUTBOX_STREAMS_MAX:
             for idle in [lane for lane in self._own.values() if not lane.stream.items]:
@@ -249,7 +266,7 @@ class Outbox:
         outlet.lanes[lane.stream.id] = lane
         lane.outlet = outlet
         lane.stream.board(outlet.flight)
-        self._restart(lane, outlet)
+        self._restart(at, lane, outlet)
         self._pump(at, outlet)
 
     def _detach(self, lane: _Lane) -> None:
@@ -258,6 +275,7 @@ class Outbox:
             return
         lane.stream.board(Flight())
         lane.release()
+        lane.unsure_at = NEVER
         lane.outlet = None
         outlet.ready.pop(lane, None)
         del outlet.lanes[lane.stream.id]
@@ -272,7 +290,7 @@ class Outbox:
         if outlet is None:
             return
         for lane in outlet.lanes.values():
-            self._restart(lane, outlet)
+            self._restart(at, lane, outlet)
         outlet.probe_at = NEVER
         outlet.probe_gap = timing.STREAM_PROBE_AFTER
         self._pump(at, outlet)
@@ -293,17 +311,31 @@ class Outbox:
         if outlet is not None:
             self._pump(at, outlet)
 
-    def _restart(self, lane: _Lane, outlet: _Outlet) -> None:
+    def _restart(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
         stream = lane.stream
         stream.rewind()
         lane.release()
         lane.again_until = 0.0
         outlet.make_ready(lane)
-        if stream.last_sent and self._dispatch.is_open(outlet.node):
-            stored = iter(stream.stored())
-            while some := tuple(islice(stored, limits.RANGES_MAX)):
-                question = wire.Unsure(stream.origin, stream.id, stream.recipient, some)
-                self._dispatch.send(outlet.node, question)
+        lane.unsure_gap = timing.STREAM_UNSURE_AFTER
+        self._ask_unsure(at, lane, outlet)
+
+    def _ask_unsure(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
+        """Ask which stored copies are over, now and from time to time."""
+        stream = lane.stream
+        lane.unsure_at = NEVER
+        stored = stream.stored()
+        if not stored:
+            return
+        lane.unsure_at = at.now + lane.unsure_gap
+        lane.unsure_gap = min(2 * lane.unsure_gap, timing.STREAM_UNSURE_MAX)
+        self.next_at = min(self.next_at, lane.unsure_at)
+        if not self._dispatch.is_open(outlet.node):
+            return
+        parts = iter(stored)
+        while some := tuple(islice(parts, limits.RANGES_MAX)):
+            question = wire.Unsure(stream.origin, stream.id, stream.recipient, some)
+            self._dispatch.send(outlet.node, question)
 
     def _pump(self, at: Instant, outlet: _Outlet) -> None:
         """Send what may be sent: the window has room, the way is clear."""
@@ -339,19 +371,25 @@ class Outbox:
             return
         stream, outlet = lane.stream, lane.outlet
         assert outlet is not None
-        if message.watermark > stream.highest:
-            self._renumber(at, lane)
-            return
-        if message.watermark > stream.receipted:
-            self._stored(lane, stream.receipt(message.watermark))
+        watermark = message.watermark
+        if watermark > stream.highest:
+            if self._own.get(stream.recipient) is lane:
+                self._renumber(at, lane)
+                return
+            watermark = stream.highest  # others may feed it, too
+        if watermark > stream.receipted:
+            self._stored(lane, stream.receipt(watermark))
             lane.retry_gap = timing.STREAM_RETRY
+            if lane.unsure_at == NEVER:
+                lane.unsure_at = at.now + lane.unsure_gap
+                self.next_at = min(self.next_at, lane.unsure_at)
             outlet.probe_gap = timing.STREAM_PROBE_AFTER
             outlet.probe_at = at.now + outlet.probe_gap if outlet.flight.bytes else NEVER
         match message.standing:
             case wire.RECEIPT_FULL | wire.RECEIPT_NOT_HERE:
                 self._hold(at, lane, outlet)
             case wire.RECEIPT_AGAIN:
-                self._send_again(at, lane, outlet, message.watermark)
+                self._send_again(at, lane, outlet, watermark)
             case _ if lane.is_held:
                 lane.release()
                 outlet.make_ready(lane)
@@ -399,8 +437,6 @@ class Outbox:
         """This outbox is older than what the recipient remembers of it."""
         self._counters["stream_renumbered"] += 1
         stream = lane.stream
-        if self._own.get(stream.recipient) is not lane:
-            return
         stream.receipted = stream.highest
         moved = self._take(lane, lambda item: item.state == "queued")
         del self._own[stream.recipient]
@@ -453,7 +489,7 @@ class Outbox:
         return taken
 
     def _tell(self, stream: OutStream, item: Item) -> None:
-        if stream.is_own:
+        if stream.is_own and item.message_id:
             self._dispatch.effects.append(
                 MessageMoved(item.message_id, item.recipient, item.state, item.reason)
             )
@@ -476,7 +512,10 @@ class Outbox:
             if lane.retry_at <= at.now and lane.outlet is not None:
                 lane.retry_at = NEVER
                 lane.outlet.make_ready(lane)
-            self.next_at = min(self.next_at, lane.stream.earliest, lane.retry_at)
+            if lane.unsure_at <= at.now and lane.outlet is not None:
+                self._dispatch.want(at, lane.outlet.node)
+                self._ask_unsure(at, lane, lane.outlet)
+            self.next_at = min(self.next_at, lane.stream.earliest, lane.retry_at, lane.unsure_at)
             self._tidy(lane)
         for outlet in list(self._outlets.values()):
             self._probe(at, outlet)
@@ -504,7 +543,7 @@ class Outbox:
         for lane in self._own.values():
             if lane.home is None or lane.home[0] != self._dispatch.me:
                 for item in lane.stream.items.values():
-                    if item.state == "queued":
+                    if item.state == "queued" and item.message_id:
                         yield item
 
     def waits_for_receipts(self) -> bool:

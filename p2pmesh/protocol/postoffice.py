@@ -562,6 +562,7 @@ class PostOffice:
                 self._outbox.hand_over(
                     at, instance_id, over.origin, over.stream, over.watermark, over.copies
                 )
+            self._outbox.end_hand_over(at, instance_id)
         orphans = [item for each in instances for item in self._outbox.look(at, each)]
         for node in nodes:
             orphans += self._outbox.look_at_home(at, node)

@@ -156,14 +156,17 @@ class OutStream:
         if self.is_own and envelope is not None:
             recipient = "" if envelope.target == self.recipient else self.recipient
             return wire.Post(self.id, item.seq, self.last_sent, ttl, envelope, recipient)
-        # The last one tells what else was held, so that the rest counts as ended.
-        held = ranges_of(self._held_with_envelope()) if item.seq == self.highest else ()
+        # The end of a hand-over tells what was held: all the rest has ended.
+        is_end = envelope is None or item.seq == self.highest
+        held = ranges_of(self._held_up_to(item.seq)) if is_end else ()
         return wire.Handed(
             self.origin, self.id, item.seq, self.last_sent, ttl, self.recipient, envelope, held
         )
 
-    def _held_with_envelope(self) -> Iterable[int]:
-        return (seq for seq, item in self.items.items() if item.envelope is not None)
+    def _held_up_to(self, most: int) -> Iterable[int]:
+        return (
+            seq for seq, item in self.items.items() if item.envelope is not None and seq <= most
+        )
 
     def receipt(self, watermark: int) -> list[Item]:
         """All up to the watermark are stored: those that were not, before."""

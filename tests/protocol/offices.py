@@ -90,7 +90,7 @@ class View:
         return self.entries.get(instance_id)
 
     def node_life(self, node: NodeId) -> Life | None:
-        office = self._world.by_id[node] if node in self._world.by_id else None
+        office = self._world.by_id.get(node)
         return office.life if office is not None and self._state(office) == "alive" else None
 
     def is_linked(self, node: NodeId) -> bool:
@@ -320,6 +320,7 @@ class World:
 
     def restart(self, office: Office) -> None:
         """The same identity in a new life, its memory gone."""
+        office.state = "stopped"
         for other in self.offices.values():
             if other is not office:
                 self.unlink(office, other)
@@ -433,3 +434,36 @@ def _version(entry: GuestEntry) -> tuple[int, NodeId, Life, int]:
 
 def is_left(entry: GuestEntry) -> bool:
     return entry.state is State.LEFT
+
+
+def audit(office: Office) -> None:
+    """What is counted is what is held."""
+    post = office.post
+    outbox = post._outbox
+    streams = [lane.stream for lane in outbox._by_id.values()]
+    for stream in streams:
+        assert stream.bytes == sum(item.size for item in stream.items.values())
+        assert list(stream.items) == sorted(stream.items)
+        assert all(not item.is_over for item in stream.items.values())
+    for outlet in outbox._outlets.values():
+        lanes = outlet.lanes.values()
+        flying = [i.size for lane in lanes for i in lane.stream.items.values() if i.is_flying]
+        assert outlet.flight.bytes == sum(flying)
+        assert all(lane.outlet is outlet for lane in lanes)
+    letters = [each for box in post._home.mailboxes.all() for each in box.letters.values()]
+    for box in post._home.mailboxes.all():
+        assert box.bytes == sum(letter.charge for letter in box.letters.values())
+    for stream in post._home.intake._streams.values():
+        box = post._home.mailboxes.get(stream.recipient)
+        held = box.letters.values() if box is not None else ()
+        assert stream.open == {n for letter in held for of, n in letter.places if of is stream}
+    held_bytes = (
+        sum(stream.bytes for stream in streams),
+        sum(letter.charge for letter in letters if not letter.is_shared),
+        sum(parcel.size for parcels in post._waiting._parcels.values() for parcel in parcels),
+        sum(asked.size for asked in post._asking._asked.values()),
+        sum(held.size for held in post._broadcasts._held.values()),
+    )
+    assert outbox._account.used == sum(held_bytes)
+    assert post._answering._kept_bytes == sum(k.size for k in post._answering._kept.values())
+    assert post._desk._acks_kept == sum(map(len, post._desk._acks.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pmesh.protocol import limits, timing, wire
-from p2pmesh.protocol.types import MessageMoved, RequestArrived, State
+from p2pmesh.protocol.types import GuestEntry, MessageMoved, RequestArrived, State
 from tests.protocol.offices import Office, World
 
 
@@ -16,7 +16,7 @@ def three() -> tuple[World, Office, Office, Office]:
     return world, a, b, c
 
 
-def entry(office: Office, instance_id: str = "g"):  # type: ignore[no-untyped-def]
+def entry(office: Office, instance_id: str = "g") -> GuestEntry:
     return office.view.entries[instance_id]
 
 
@@ -33,7 +33,7 @@ def test_a_guest_registered_at_one_is_messaged_through_another_and_reads_through
     assert c.moves(message_id) == [("g", "stored")]
     (read,) = b.read("g")
     assert (read.payload, read.message_id, read.source) == (b"hello", message_id, "c-1")
-    assert b.call_ended().vias == (c.id,)  # type: ignore[union-attr]
+    assert b.call_ended().vias == (c.id,)
     assert ids(b) == (message_id,), "reading removes nothing"
     b.call("acknowledge", "g", (message_id,))
     assert b.status() == "ok"
@@ -94,7 +94,7 @@ def test_a_heartbeat_of_one_who_is_unknown_is_unknown() -> None:
     a.call("deregister", "nobody")
     assert a.status() == "unknown"
     a.call("read", "nobody", None)
-    assert (a.status(), a.call_ended().messages) == ("ok", ())  # type: ignore[union-attr]
+    assert (a.status(), a.call_ended().messages) == ("ok", ())
     a.call("acknowledge", "nobody", ("x",))
     assert a.status() == "ok"
 
@@ -281,7 +281,7 @@ def test_what_only_the_former_home_holds_reaches_the_new_one() -> None:
     assert ids(b) == ()
     world.heal(a, b)
     assert set(ids(b)) == {mine, cast}
-    vias = b.call("read", "g", None).vias  # type: ignore[union-attr]
+    vias = b.call("read", "g", None).vias
     assert vias == (c.id, c.id), "the node that accepted them, not the one that handed over"
     b.call("acknowledge", "g", (mine, cast))
     assert a.post._outbox._by_id == {}
@@ -380,7 +380,7 @@ def test_a_guests_late_response_is_a_message_if_its_target_is_known() -> None:
     call = c.request("g", timeout=2.0)
     (query,) = a.read("g")
     world.pass_time(2.1)
-    assert c.ended(call).error == "timeout"  # type: ignore[union-attr]
+    assert c.ended(call).error == "timeout"
     assert ids(a) == (), "nobody waits for the query any more"
     message_id = b.send(
         "c-1", b"late", type="Response", source="g", correlation_id=query.message_id
@@ -404,9 +404,9 @@ def test_a_request_to_a_guest_ends_at_once_when_its_home_dies_or_it_moves() -> N
     a.call("register", "g")
     call = c.request("g")
     world.kill(a)
-    assert c.ended(call).error == "unreachable"  # type: ignore[union-attr]
+    assert c.ended(call).error == "unreachable"
     call = c.request("g")
-    assert c.ended(call).error == "unreachable", "it has no home now"  # type: ignore[union-attr]
+    assert c.ended(call).error == "unreachable", "it has no home now"
     b.call("heartbeat", "g")
     call = c.request("g")
     assert c.ended(call) is None

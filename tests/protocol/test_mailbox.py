@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.envelopes import Account
 from p2pmesh.protocol.mailbox import Letter, Mailbox
@@ -49,7 +51,7 @@ def test_the_tries_back_off() -> None:
         while len(a.arrived()) == attempt:
             world.pass_time(0.05)
         gaps.append(world.at.now - started)
-    assert all(later > 2 * sooner for sooner, later in zip(gaps, gaps[1:], strict=False))
+    assert all(later > 2 * sooner for sooner, later in pairwise(gaps))
 
 
 def test_a_message_completed_twice_or_never_known_is_nothing() -> None:

@@ -267,22 +267,21 @@ def test_more_than_a_queue_holds_is_refused_to_the_caller() -> None:
 def test_bytes_are_bounded_for_each_instance_and_for_the_node() -> None:
     world = World()
     a = world.add("a")
-    others = [world.add(f"o{n}") for n in range(5)]
+    for number in range(5):
+        world.add(f"o{number}")
     world.links_on_demand = False
     big = bytes(limits.PAYLOAD_MAX - 1024)
+    account = a.post._outbox._account
+    for _ in range(4):
+        a.send("o0-1", big, ttl=9.0)
     with pytest.raises(QueueFull):
-        for _ in range(5):
-            a.post.send(
-                world.at, source="a-1", target="o0-1", named=False, type="T", payload=big,
-                ttl=9.0, correlation_id=None,
-            )  # fmt: skip
-    assert a.post._outbox._account.used <= limits.MAILBOX_BYTES_MAX
+        a.send("o0-1", bytes(8192))
+    assert account.used <= limits.MAILBOX_BYTES_MAX
+    for number in range(12):
+        a.send(f"o{1 + number % 4}-1", big)
     with pytest.raises(QueueFull):
-        for other in others:
-            for _ in range(4):
-                if other.agent != "o0-1":
-                    a.send(other.agent or "", big)
-    assert a.post._outbox._account.used <= limits.NODE_BYTES_MAX
+        a.send("o4-1", big)
+    assert account.used <= limits.NODE_BYTES_MAX
     world.pass_time(10.0)
     a.send("o0-1", big)
 
