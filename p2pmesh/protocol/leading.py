@@ -59,7 +59,7 @@ class Leading:
         if self._leadership.observe(
             self._leader, core.at.now, previous_left=self._reason == "leader_left"
         ):
-            self._demoted("an older candidate is here")
+            self._demoted("this node leaves" if core.has_left else "an older candidate is here")
         self._claim()
         self._tell()
 
