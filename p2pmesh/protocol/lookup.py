@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
-from p2pmesh.protocol import timing
+from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.members import Claim, Tombstone
 from p2pmesh.protocol.monitoring import Monitoring
@@ -212,6 +212,8 @@ class Lookup:
         if isinstance(held, Tombstone):
             gone_at = held.failed_at
         else:
+            if len(self._home_failed_at) >= limits.GUESTS_MAX:
+                self._home_failed_at.clear()
             gone_at = self._home_failed_at.setdefault(entry.home, self._core.at.now)
         return "failed" if self._core.at.now - gone_at >= timing.GUEST_TIMEOUT else "suspect"
 

@@ -452,7 +452,7 @@ class Monitoring:
         """Somebody (perhaps I) asks whether a life is gone."""
         core = self._core
         held = core.view.alive(question.subject)
-        if held is None:
+        if held is None or not core.view.is_alive(question.accuser):
             return
         known = held.version.life, held.version.incarnation
         if (question.life, question.incarnation) < known:
@@ -529,6 +529,8 @@ class Monitoring:
         core = self._core
         held = core.view.alive(vouch.subject)
         if held is None or vouch.life != held.version.life:
+            return
+        if not core.view.is_alive(vouch.voucher):
             return
         heard = self.suspicions.vouch(vouch, core.at.now)
         if heard is Heard.OLD:
@@ -650,6 +652,8 @@ class Monitoring:
         core = self._core
         held = core.view.alive(stall.subject)
         if held is None or held.version.life != stall.life or stall.subject == core.me:
+            return
+        if not core.view.is_alive(stall.monitor):
             return
         flags = self.stalls.setdefault(stall.subject, {})
         number, _ = flags.get(stall.monitor, (-1, 0.0))
