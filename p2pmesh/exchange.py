@@ -62,15 +62,16 @@ class Exchange:
         TypeError, ValueError, MessageTooLarge, QueueFull, NotStarted."""
         self._check(target, type, correlation_id, ttl, "ttl")
         instance = self.find(target, named=named)
+        data = encode(payload)
         if instance is not None and instance.kind == "guest":
-            refuse_unless_json(payload, f"the guest {target!r}")
+            refuse_unless_json(payload, len(data), f"the guest {target!r}")
         message_id = self._driver.command(
             self._driver.core.send,
             source=source,
             target=target,
             named=named,
             type=type,
-            payload=encode(payload),
+            payload=data,
             ttl=ttl,
             correlation_id=correlation_id,
         )
@@ -106,12 +107,13 @@ class Exchange:
     ) -> Broadcast:
         """To every live instance but ``source``.  Raises as :meth:`send`."""
         self._check(None, type, correlation_id, ttl, "ttl")
-        refuse_unless_json(payload, "everyone")
+        data = encode(payload)
+        refuse_unless_json(payload, len(data), "everyone")
         message_id, delivered_to = self._driver.command(
             self._driver.core.broadcast,
             source=source,
             type=type,
-            payload=encode(payload),
+            payload=data,
             ttl=ttl,
             correlation_id=correlation_id,
         )

@@ -25,6 +25,9 @@ from p2pmesh.protocol.limits import GUEST_PAYLOAD_MAX, PAYLOAD_MAX
 from p2pmesh.protocol.types import Envelope, NodeId
 
 NESTING_MAX: Final = 124  # strict JSON readers stop at 128, and the list around it counts
+#: JSON is at most so many times as long as MessagePack: a control character is one
+#: byte here and ``\\u0000`` there, a string's quotes and comma add three to one.
+_JSON_GROWTH: Final = 9
 _INTEGERS: Final = range(-(2**63), 2**64)
 _PLAIN: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (tuple, list),
@@ -129,10 +132,12 @@ def decode(data: bytes) -> Any:
         raise UnreadablePayload(f"not a payload: {error or type(error).__name__}") from error
 
 
-def refuse_unless_json(payload: Any, reader: str) -> None:
+def refuse_unless_json(payload: Any, encoded_size: int, reader: str) -> None:
     """Raise what says why ``reader`` (a guest, everyone) could not read it as JSON:
     TypeError or ValueError naming the part, or MessageTooLarge."""
     _refuse(payload, _why_not_json, f", which {reader} reads as JSON")
+    if encoded_size * _JSON_GROWTH <= GUEST_PAYLOAD_MAX:
+        return
     size = len(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
     if size > GUEST_PAYLOAD_MAX:
         raise MessageTooLarge(

@@ -392,7 +392,7 @@ class Node:
     def _running(self) -> Running:
         if self._is_in_child:
             raise NotStarted("this process was forked from the node's: make a new node in it")
-        if self._run is None:
+        if self._run is None or not self._run.is_driven:
             raise NotStarted("enter the node first: 'async with node:', or node.serve_forever()")
         return self._run
 

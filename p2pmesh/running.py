@@ -19,7 +19,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,6 +109,7 @@ class Running:
         self.mesh = config.mesh
         self.keys = KeyRing(config.mesh, config.keys)
         self.started_at = time.time()
+        self.is_driven = False  # there is a core; it may have ended meanwhile
         self.unsafe: tuple[Delivery, ...] = ()  # at the end: what no second node has
         loop = asyncio.get_running_loop()
         #: The node has taken its life.
@@ -170,11 +171,11 @@ class Running:
 
     async def start(self) -> None:
         """Returns when all ports are bound and others can find this node; it has
-        not joined yet.  Raises ConfigError, StoreFull."""
+        not joined yet.  Raises ConfigError, StoreFull; then it is over."""
         try:
             await self._start()
         except BaseException:
-            await self._stack.aclose()
+            await asyncio.shield(self._begin_close())
             raise
 
     async def _start(self) -> None:
@@ -193,6 +194,7 @@ class Running:
         if config.http is not None:
             await self._serve_http(config.http)
         self.driver.start(self._make_core())
+        self.is_driven = True
         if not config.agent:
             self.instance_id = self.core.node_id.hex()
         self._say_how_it_runs()
@@ -405,7 +407,7 @@ class Running:
             case Elected() | Demoted():
                 self.leadership.changed(event)
             case PeerRejected(reason=reason, address=address):
-                log.warning("%s is not of this mesh: %s", address, reason)
+                log.warning("%s cannot be a peer: %s", address, reason)
             case DoubleIdentity(node_id=node_id, addresses=addresses):
                 log.error("identity %s is live twice: %s", node_id, ", ".join(addresses))
             case Alone(tried=tried):
@@ -455,24 +457,37 @@ class Running:
     async def leave(self) -> None:
         """Say goodbye once what runs has ended and receipts are in, 5 s at most, and
         close everything.  Cancelled, it closes at once."""
-        if not self.driver.is_stopped:
-            self.driver.command(self.core.leave)
         try:
-            withdrawal = self._rendezvous.close() if self._rendezvous is not None else _nothing()
-            await asyncio.gather(asyncio.shield(self._stopped), withdrawal)
+            if self.is_driven and not self.driver.is_stopped:
+                self.driver.command(self.core.leave)
+                await asyncio.gather(asyncio.shield(self._stopped), *self._withdraw())
         finally:
-            await self._close()
+            await asyncio.shield(self._begin_close())
+
+    def _withdraw(self) -> Iterator[Awaitable[None]]:
+        """What can end while the last messages are on their way."""
+        if self._rendezvous is not None:
+            yield self._rendezvous.close()
+        if self._server is not None:
+            yield self._server.stop()
 
     def _stop(self, action: Stop) -> None:
         """The core has ended.  When nobody asked it to, everything is closed now."""
         if not self._stopped.done():
             self._stopped.set_result(action.reason)
         if action.reason != "left":
+            self._begin_close()
+
+    def _begin_close(self) -> asyncio.Task[None]:
+        """Closing is a task of its own: it goes on whatever becomes of who asked for
+        it, which may be a handler that it cancels."""
+        if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
+        return self._closing
 
     async def _close(self) -> None:
         reason = self._stopped.result() if self._stopped.done() else "left"
-        error: MeshError = NotStarted("this node has left")
+        error: MeshError = NotStarted("this node has ended: make a new one")
         if reason != "left":
             error = IdentityConflict(
                 f"another live node has the identity {self.core.node_id.hex()[:16]}… or the "
@@ -480,29 +495,29 @@ class Running:
             )
         self.handlers.stop()
         self.leadership.stop()
-        self.unsafe = self.unsafe or self.exchange.node_ended(error)
+        if self.is_driven:
+            self.unsafe = self.exchange.node_ended(error)
         self.events.close()
         try:
             await self._stack.aclose()
         finally:
-            for future in (self.joined, self.ended):
-                if not future.done() and reason != "left":
-                    future.set_exception(error)
-                    future.exception()  # who waits is told; nobody has to
-            if not self.joined.done():
-                self.joined.set_exception(error)
-                self.joined.exception()
-            if not self.ended.done():
+            self._end(self.joined, error)
+            if reason == "left":
                 self.ended.set_result(None)
+            else:
+                self._end(self.ended, error)
+
+    @staticmethod
+    def _end(future: asyncio.Future[Any], error: MeshError) -> None:
+        """Whoever waits is told; nobody has to."""
+        if not future.done():
+            future.set_exception(error)
+            future.exception()
 
     def drop_in_child(self) -> None:
         """In a forked child: close what was inherited, say nothing to anyone."""
         for drop in self._drops:
             drop()
-
-
-async def _nothing() -> None:
-    pass
 
 
 def _event_of(envelope: Envelope) -> MessageEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import OrderedDict, namedtuple
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from p2pmesh.errors import MessageTooLarge
 from p2pmesh.messages import (
+    _JSON_GROWTH,
     AgentMessage,
     UnreadablePayload,
     decode,
@@ -47,7 +49,7 @@ def test_a_payload_comes_out_as_it_went_in(payload: Any) -> None:
 
 @given(JSON)
 def test_what_json_has_is_accepted_for_json(payload: Any) -> None:
-    refuse_unless_json(payload, "a guest")
+    refuse_unless_json(payload, len(encode(payload)), "a guest")
     assert is_json(payload)
 
 
@@ -135,7 +137,7 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
 )
 def test_what_a_guest_could_not_read_is_named(payload: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        refuse_unless_json(payload, "a guest")
+        refuse_unless_json(payload, 1, "a guest")
     assert not is_json(payload)
 
 
@@ -143,7 +145,13 @@ def test_both_size_limits_are_said() -> None:
     with pytest.raises(MessageTooLarge, match="16,777,216"):
         encode(b"x" * (16 * 1024 * 1024))
     with pytest.raises(MessageTooLarge, match=r"2,097,152 reach a guest"):
-        refuse_unless_json("x" * 2_097_152, "a guest")
+        refuse_unless_json("x" * 2_097_152, 2_097_157, "a guest")
+
+
+@given(JSON)
+def test_json_grows_no_more_than_is_reckoned_with(payload: Any) -> None:
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    assert len(text.encode()) <= _JSON_GROWTH * len(encode(payload))
 
 
 async def test_a_message_shows_what_its_envelope_says_and_acknowledges_once_asked() -> None:

@@ -29,6 +29,7 @@ from p2pmesh import (
     UnknownTarget,
 )
 from p2pmesh.protocol.types import (
+    Alone,
     LeaderChanged,
     Lost,
     MemberJoined,
@@ -172,6 +173,30 @@ async def test_a_start_that_fails_leaves_nothing_open(make: Make, meet: Meet) ->
     assert len(await asyncio.to_thread(list_nodes, first.mesh)) == 1
 
 
+async def test_a_node_that_could_not_start_is_over_and_says_so(make: Make, tmp_path: Path) -> None:
+    node = make("a", data_dir=tmp_path / "a", zeroconf=object(), mdns=True)
+    with pytest.raises(ConfigError, match="zeroconf"):
+        await node.start()
+    assert await node.leave() == ()
+    with pytest.raises(NotStarted):
+        node.members()
+    async with make("a", data_dir=tmp_path / "a") as again:  # nothing holds the lock
+        assert await asyncio.to_thread(list_nodes, again.mesh)
+
+
+async def test_a_handler_may_make_its_node_leave(make: Make, meet: Meet) -> None:
+    a, b = make("a"), make("b")
+
+    @b.on("Note")
+    async def stop(message: AgentMessage) -> None:
+        await b.leave()
+
+    await meet(a, b)
+    a.send_nowait("b", "stop", type="Note")
+    await until(a, lambda: state_of("b", a) == ["left"])
+    await asyncio.wait_for(b.serve_forever(), HANG)
+
+
 async def test_leaving_while_joining_is_quick(make: Make) -> None:
     node = make("a")
     await node.start()
@@ -267,7 +292,7 @@ async def test_other_keys_and_other_names_do_not_meet_and_say_why(
     keyed, friend, stranger = make("a", key=key), make("b", key=[key]), make("c", key=b"x" * 32)
     await meet(keyed, friend)
     await meet(stranger)
-    await until(stranger, lambda: "is not of this mesh" in caplog.text)
+    await until(stranger, lambda: "cannot be a peer" in caplog.text)
     assert len(stranger.members()) == 1
     assert len(keyed.members()) == 2
 
@@ -760,6 +785,18 @@ async def test_a_runtime_directory_that_cannot_be_used_is_one_warning(
             pass
     (warning,) = [r.message for r in caplog.records]
     assert f"chmod 700 {tmp_path}" in warning
+
+
+async def test_who_is_alone_is_told_what_was_tried(
+    make: Make, meet: Meet, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = make("a")
+    await meet(node)
+    node._running._perform(Alone(tried=("10.0.0.1:8078 (peer)",)))
+    warning = caplog.records[-1].message
+    assert "nobody else was met" in warning
+    assert "10.0.0.1:8078 (peer)" in warning
+    assert "docs/troubleshooting.md" in warning
 
 
 async def test_an_open_mesh_is_one_warning(make: Make, caplog: pytest.LogCaptureFixture) -> None:

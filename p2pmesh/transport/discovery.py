@@ -286,8 +286,10 @@ class Discovery:
                 return AsyncZeroconf(interfaces=list(hosts) or ["127.0.0.1"])
             case AsyncZeroconf() as azc:
                 pass
-            case zc:
+            case Zeroconf() as zc:
                 azc = AsyncZeroconf(zc=zc)
+            case other:
+                raise ConfigError(f"zeroconf {other!r:.80}: give a Zeroconf or AsyncZeroconf")
         if azc.zeroconf.loop is not asyncio.get_running_loop():
             raise ConfigError("zeroconf: make it inside the event loop that runs the node")
         return azc
