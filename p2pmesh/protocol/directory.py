@@ -48,8 +48,6 @@ class Directory(Protocol):
         """None: not a live member."""
         ...
 
-    def is_linked(self, node: NodeId) -> bool: ...
-
     def partners(self) -> tuple[NodeId, ...]:
         """The nodes I have an established link to."""
         ...
@@ -57,8 +55,6 @@ class Directory(Protocol):
     def ring_neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
         """Both ways on all rings, in an order that all who hold this view share."""
         ...
-
-    def live_nodes(self) -> tuple[NodeId, ...]: ...
 
     def highest(self) -> Life:
         """The highest stamp known."""

@@ -7,7 +7,8 @@
 Receipts and ends are told to all who feed a stream: its origin, and former homes
 of the recipient that hand over.  Nothing is remembered of what is done but the
 watermark: who is unsure asks (``Unsure``), and what is at or below the watermark
-and not in the mailbox has ended.
+and not in the mailbox has ended.  A watermark is forgotten WATERMARK_TTL after its
+stream's last contact.
 
 Not here: what is in the mailbox (``mailbox``), and whose messages these are.
 """
@@ -70,6 +71,7 @@ class Intake:
                 self.forget(stream)
         stream = InStream(stream_id, origin, recipient, at.now)
         self._streams[origin, stream_id] = stream
+        self.next_at = min(self.next_at, at.now + timing.WATERMARK_TTL)
         self._to.setdefault(recipient, {})[stream] = None
         return stream
 
@@ -207,3 +209,10 @@ class Intake:
             else:
                 self._dispatch.want(at, peer)
                 self.next_at = at.now + timing.LINK_WANTED_AGAIN
+        for stream in list(self._streams.values()):
+            forgotten_at = stream.touched_at + timing.WATERMARK_TTL
+            if forgotten_at <= at.now and not stream.open:
+                self._counters["watermark_forgotten"] += 1
+                self.forget(stream)
+            else:
+                self.next_at = min(self.next_at, max(forgotten_at, at.now + 1.0))

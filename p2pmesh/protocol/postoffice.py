@@ -16,7 +16,7 @@ Not here: any rule.  Each part's module says its own.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
 import msgspec
@@ -73,11 +73,11 @@ class PostOffice:
         self._desk = GuestDesk(directory, dispatch, self._home, self._answering, counters, entropy)
         self._broadcasts = Broadcasts(directory, dispatch, account, counters, entropy)
         self._tree = CastTree(directory, dispatch, counters)
-        self._windows: dict[tuple[NodeId, bytes], Window] = {}  # least recently used first
-        self._taken: dict[tuple[NodeId, bytes, int], Taken] = {}  # oldest first
+        self._windows: OrderedDict[tuple[NodeId, bytes], Window] = OrderedDict()
+        self._taken: OrderedDict[tuple[NodeId, bytes, int], Taken] = OrderedDict()
         self._responses: dict[str, Parcel] = {}  # whose home is asked whether they answer
         self._at = Instant(0.0, 0)
-        self._states: dict[str, _Tracked] = {}  # oldest first
+        self._states: OrderedDict[str, _Tracked] = OrderedDict()  # oldest first
 
     # --- commands: messages ---------------------------------------------------------
 
@@ -100,12 +100,12 @@ class PostOffice:
         """
         envelope = self._envelope(at, source, target, type, payload, correlation_id)
         deadline = _deadline(at, ttl)
-        parcel = Parcel(envelope, target, named=named, deadline=deadline)
-        if type == "Response" and correlation_id is not None and self._is_answer(at, parcel):
-            return envelope.message_id
-        if not named and self._outbox.knows(target):
+        may_answer = type == "Response" and correlation_id is not None
+        if not named and not may_answer and self._outbox.knows(target):
             self._post(at, envelope, target, deadline)
-        else:
+            return envelope.message_id
+        parcel = Parcel(envelope, target, named=named, deadline=deadline)
+        if not may_answer or not self._is_answer(at, parcel):
             self._address(at, parcel)
         return envelope.message_id
 
@@ -263,12 +263,11 @@ class PostOffice:
         if len(states) <= limits.MESSAGE_STATES_MAX:
             return
         for _ in range(8):  # the oldest that is over; if none of a few is, the oldest
-            oldest = next(iter(states))
-            known = states.pop(oldest)
+            oldest, known = states.popitem(last=False)
             if _is_over(known):
                 return
             states[oldest] = known
-        del states[next(iter(states))]
+        states.popitem(last=False)
 
     def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:
         """The handler of a MessageArrived ended; not ok: it is tried again, and at
@@ -480,7 +479,7 @@ class PostOffice:
                 taken = Taken(*self._home.cast(cast.envelope, cast.root, deadline, cast.born_below))
                 self._taken[key] = taken
                 if len(self._taken) > limits.CAST_RESULTS_MAX:
-                    del self._taken[next(iter(self._taken))]
+                    self._taken.popitem(last=False)
                 if not cast.direct:
                     self._tree.spread(at, cast, peer, taken)
                     return
@@ -497,11 +496,13 @@ class PostOffice:
 
     def _window(self, root: NodeId, stream: bytes) -> Window:
         key = (root, stream)
-        window = self._windows.pop(key, None) or Window()
-        self._windows[key] = window
-        if len(self._windows) > limits.CAST_STREAMS_MAX:
-            self.counters["cast_stream_forgotten"] += 1
-            del self._windows[next(iter(self._windows))]
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = Window()
+            if len(self._windows) > limits.CAST_STREAMS_MAX:
+                self.counters["cast_stream_forgotten"] += 1
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(key)
         return window
 
     def _cast_receipt(self, peer: NodeId, message: wire.CastReceipt) -> None:
@@ -615,8 +616,12 @@ class PostOffice:
         for parcel in self._waiting.tick(at):
             self._gave_up(at, parcel)
         for asked in self._asking.tick(at):
-            near = nearest(self._directory.names(), asked.target)
-            self._asking.end(asked, "unknown", "\n".join(near))
+            names = set(self._directory.names())
+            if asked.target in names:
+                self._asking.end(asked, "unreachable", f"no {asked.target} is alive")
+            else:
+                near = nearest(names, asked.target)
+                self._asking.end(asked, "unknown", "\n".join(near))
         for query in self._answering.tick(at):
             self._home.withdraw(query.instance_id, query.message_id)
         self._home.tick(at)

@@ -18,7 +18,7 @@ Not here: whom a name means (``targets``), and Responses that arrive as messages
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 
 from p2pmesh.errors import QueueFull
@@ -43,7 +43,17 @@ from p2pmesh.protocol.types import (
 class Asked:
     """A request of this node, until it ends."""
 
-    __slots__ = ("call", "deadline", "envelope", "home", "is_sent", "recipient", "size", "target")
+    __slots__ = (
+        "call",
+        "deadline",
+        "envelope",
+        "home",
+        "is_sent",
+        "recipient",
+        "size",
+        "target",
+        "was_sent",
+    )
 
     def __init__(self, call: int, envelope: Envelope, target: str, deadline: float) -> None:
         self.call = call
@@ -53,7 +63,8 @@ class Asked:
         self.size = OVERHEAD + len(envelope.payload)
         self.recipient = ""  # an instance id, once the target is found
         self.home: tuple[NodeId, Life] | None = None
-        self.is_sent = False
+        self.is_sent = False  # on the present way
+        self.was_sent = False  # at all: a handler may be running
 
 
 class Asking:
@@ -110,7 +121,7 @@ class Asking:
         if self._dispatch.is_clear(node):
             left = milliseconds(asked.deadline - at.now)
             self._dispatch.send(node, wire.Ask(asked.call, asked.recipient, left, asked.envelope))
-            asked.is_sent = True
+            asked.is_sent = asked.was_sent = True
         else:
             self._dispatch.want(at, node)
             self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
@@ -130,7 +141,7 @@ class Asking:
             self._withdraw(asked)
 
     def _withdraw(self, asked: Asked) -> None:
-        if asked.is_sent and asked.home is not None and self._dispatch.is_open(asked.home[0]):
+        if asked.was_sent and asked.home is not None and self._dispatch.is_open(asked.home[0]):
             self._dispatch.send(asked.home[0], wire.Cancel(asked.call))
 
     def _close(self, asked: Asked) -> None:
@@ -172,7 +183,7 @@ class Asking:
                 and self._directory.node_life(home[0]) == home[1]
             ):
                 continue
-            if is_live(instance) and not asked.is_sent:
+            if is_live(instance) and not asked.was_sent:
                 self.go(at, asked, instance)
             else:
                 self.end(asked, "unreachable", f"{asked.recipient} is {_how_gone(instance)}")
@@ -292,7 +303,7 @@ class Answering:
         self._queries: dict[tuple[NodeId, int], Query] = {}
         self._by_message: dict[str, Query] = {}
         self._by_number: dict[int, Query] = {}
-        self._kept: dict[tuple[NodeId, int], _Kept] = {}  # oldest first
+        self._kept: OrderedDict[tuple[NodeId, int], _Kept] = OrderedDict()  # oldest first
         self._kept_bytes = 0
 
     def is_known(self, peer: NodeId, request: int) -> bool:
@@ -350,7 +361,7 @@ class Answering:
         while len(self._kept) > limits.ANSWERS_KEPT_MAX or (
             self._kept_bytes > limits.ANSWERS_KEPT_BYTES_MAX and len(self._kept) > 1
         ):
-            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).size
+            self._kept_bytes -= self._kept.popitem(last=False)[1].size
 
     def _send(self, peer: NodeId, kept: _Kept) -> None:
         kept.is_sent = self._dispatch.is_clear(peer)

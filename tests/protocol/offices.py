@@ -93,19 +93,14 @@ class View:
         office = self._world.by_id.get(node)
         return office.life if office is not None and self._state(office) == "alive" else None
 
-    def is_linked(self, node: NodeId) -> bool:
-        return node in self._office.links
-
     def partners(self) -> tuple[NodeId, ...]:
         return tuple(sorted(self._office.links))
 
     def ring_neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
         if self._world.rings:
             return tuple(self._world.rings.get(node, ()))
-        return self._world.rings_of(frozenset(self.live_nodes())).neighbours(node)
-
-    def live_nodes(self) -> tuple[NodeId, ...]:
-        return tuple(node for node in self._world.by_id if self.node_life(node) is not None)
+        live = frozenset(each for each in self._world.by_id if self.node_life(each) is not None)
+        return self._world.rings_of(live).neighbours(node)
 
     def highest(self) -> Life:
         lives = [office.life for office in self._world.offices.values() if office.life is not None]

@@ -129,7 +129,7 @@ ODD = Odd(busy_world()[2])
 MESSAGES = st.sampled_from(wire.MESSAGE_PLANE).flatmap(ODD.message)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 2), MESSAGES), min_size=1, max_size=12), st.data())
 def test_odd_messages_never_raise_and_the_node_goes_on(
     odd: list[tuple[int, wire.Message]], data: st.DataObject

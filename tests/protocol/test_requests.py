@@ -142,6 +142,17 @@ def test_a_request_whose_target_never_came_ends_unknown_with_near_names() -> Non
     assert (end.error, end.detail.split("\n")[0]) == ("unknown", "helper")
 
 
+def test_a_request_to_a_name_whose_holder_is_gone_ends_unreachable() -> None:
+    world = World()
+    a, helper = world.add("a"), world.add("helper")
+    world.kill(helper)
+    call = a.request("helper", named=True, timeout=3.0)
+    world.pass_time(3.1)
+    end = a.ended(call)
+    assert end is not None
+    assert end.error == "unreachable"
+
+
 def test_a_request_to_an_ambiguous_name_ends_at_once_naming_the_ids() -> None:
     world = World()
     a, one, other = world.add("a"), world.add("one"), world.add("other")
