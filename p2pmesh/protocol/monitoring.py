@@ -22,7 +22,7 @@ from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, verdict_version
 from p2pmesh.protocol.records import SignedRecord
-from p2pmesh.protocol.reporting import who
+from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
 from p2pmesh.protocol.session import OTHER_KEY
 from p2pmesh.protocol.suspicion import Heard, Suspicions
@@ -494,7 +494,7 @@ class Monitoring:
         core.act(
             MemberSuspected(
                 **who(held.record),
-                evidence=Evidence(question.evidence),
+                evidence=evidence_of(question.evidence),
                 accusers=(question.accuser.hex(),),
             )
         )

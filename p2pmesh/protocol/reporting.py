@@ -60,7 +60,7 @@ def _node_events(changed: Changed, claim: Claim | None) -> Iterator[Event]:
             if isinstance(before, SignedRecord):
                 yield MemberFailed(
                     **who(before.record),
-                    evidence=_evidence(evidence),
+                    evidence=evidence_of(evidence),
                     accusers=tuple(accuser.hex() for accuser in accusers),
                 )
         case _:
@@ -75,7 +75,7 @@ def _is_visible(before: Record, after: Record) -> bool:
     )
 
 
-def _evidence(text: str) -> Evidence:
+def evidence_of(text: str) -> Evidence:
     """Others' word, and perhaps a later version's."""
     return Evidence(text) if text in tuple(Evidence) else Evidence.UNREACHABLE
 
