@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from p2pmesh.errors import ConfigError
@@ -23,7 +24,7 @@ from p2pmesh.transport.interfaces import split_address
 from p2pmesh.transport.resolve import resolve
 from p2pmesh.transport.runtime import RuntimeEntry, RuntimeFile, RuntimeWatch, runtime_path
 
-if TYPE_CHECKING:  # zeroconf takes 50 ms to import: only where it is used
+if TYPE_CHECKING:  # loaded only where mDNS is used
     from p2pmesh.transport.discovery import Advert, Discovery
 
 log = logging.getLogger("p2pmesh.rendezvous")
@@ -77,6 +78,8 @@ class Rendezvous:
         for peer in self._peers:
             self._spawn(self._follow_peer(peer))
         if self._uses_mdns:
+            # In a thread: zeroconf takes a while to load.
+            await asyncio.to_thread(import_module, "p2pmesh.transport.discovery")
             from p2pmesh.transport.discovery import Discovery
 
             self._discovery = Discovery(self._found, self._lost, zeroconf=self._zeroconf)

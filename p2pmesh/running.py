@@ -21,6 +21,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmesh.datadir import DataDir, EphemeralIdentity, Identity
@@ -78,7 +79,7 @@ from p2pmesh.transport.interfaces import (
 )
 from p2pmesh.transport.runtime import RuntimeEntry
 
-if TYPE_CHECKING:  # aiohttp takes 0.3 s to import: only where HTTP is served
+if TYPE_CHECKING:  # loaded only where HTTP is served
     from p2pmesh.http.server import RegistryServer
 
 log = logging.getLogger("p2pmesh")
@@ -246,6 +247,8 @@ class Running:
             self.port = split_address(bound[0])[1]
 
     async def _serve_http(self, http: str) -> None:
+        # aiohttp takes a third of a second to load, and the application's loop goes on.
+        await asyncio.to_thread(import_module, "p2pmesh.http.server")
         from p2pmesh.http.server import RegistryServer
         from p2pmesh.registry import NodeBackend
         from p2pmesh.transport.ports import listen

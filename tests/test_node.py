@@ -611,17 +611,16 @@ async def test_events_tell_who_came_who_leads_and_what_arrived(make: Make, meet:
     await meet(a, b)
     seen: list[Any] = []
 
-    async def until(kind: type) -> Any:
-        async for event in reader:
-            seen.append(event)
-            if isinstance(event, kind):
-                return event
+    async def first(kind: type) -> Any:
+        """The first event of this kind, among those seen or to come."""
+        while not (found := [event for event in seen if isinstance(event, kind)]):
+            seen.append(await asyncio.wait_for(anext(reader), HANG))
+        return found[0]
 
-    async with asyncio.timeout(HANG):
-        assert (await until(MemberJoined)).name == "b"
-        assert (await until(LeaderChanged)).epoch is not None
-        await b.send("a", {"n": 1})
-        message = await until(MessageEvent)
+    assert (await first(MemberJoined)).name == "b"
+    assert (await first(LeaderChanged)).epoch is not None
+    await b.send("a", {"n": 1})
+    message = await first(MessageEvent)
     assert (message.payload, message.source) == ({"n": 1}, b.instance_id)
     assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
     assert not any(isinstance(event, Lost) for event in seen)
