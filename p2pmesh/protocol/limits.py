@@ -11,6 +11,7 @@ from typing import Final
 MEMBERS_MAX: Final = 4096
 GUESTS_MAX: Final = 4096
 TOMBSTONES_MAX: Final = 8192
+CLAIMS_MAX: Final = MEMBERS_MAX + TOMBSTONES_MAX + GUESTS_MAX
 CANDIDATES_MAX: Final = 256
 FAILED_ADDRESSES_MAX: Final = 256
 LINKS_MAX: Final = 1100
@@ -32,6 +33,8 @@ CORRELATION_MAX: Final = 256
 FRAME_MAX: Final = 65_535  # ciphertext, by its u16 length
 CHUNK_MAX: Final = 32_768  # a larger message travels as chunks
 PAYLOAD_MAX: Final = 16 * 1024 * 1024
+LARGE_MESSAGE_MAX: Final = PAYLOAD_MAX + 32_768  # a payload with its envelope, encoded
+RECEIPT_BYTES_MAX: Final = 4 * 1024 * 1024  # what says who took a message, encoded
 GUEST_PAYLOAD_MAX: Final = 2 * 1024 * 1024
 TRANSFERS_MAX: Final = 64  # half-received chunked messages a link
 NEWS_ITEMS_MAX: Final = 256  # in one NEWS

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, get_args
 
 import msgspec
 
+from p2pmesh.protocol import limits
 from p2pmesh.protocol.types import Envelope, Life, NodeId
 
 
@@ -36,6 +37,7 @@ class Hello(Message, frozen=True, array_like=True, tag=1):
     highest: Life | None = None  # the highest stamp the sender knows
     check: bool = False  # only asks whether I live; replaces no link
     replaces: bytes | None = None  # handshake hash of a link that is dead to the sender
+    dial: int = 0  # the sender's count of its dials, this one included; 0: it was dialled
 
 
 class CloseReason(Message, frozen=True, array_like=True, tag=2):
@@ -118,12 +120,14 @@ class RecordItem(Message, frozen=True, array_like=True, tag=40):
     """A node's signed record, verbatim; alive or left."""
 
     signed: bytes
+    age: int = 0  # ms since it left
 
 
 class EntryItem(Message, frozen=True, array_like=True, tag=41):
     """A guest's entry, signed by its home, verbatim."""
 
     signed: bytes
+    age: int = 0  # ms since the guest left or failed, or its home was gone
 
 
 class Verdict(Message, frozen=True, array_like=True, tag=42):
@@ -376,12 +380,47 @@ class Malformed(Exception):
 
 def decode(data: bytes) -> AnyMessage | None:
     """One message; None when its tag is not known here.  Raises Malformed."""
+    if len(data) > limits.FRAME_MAX:  # before anything is made of it
+        tag = _tag(data)
+        if tag not in _KNOWN_TAGS:
+            return None
+        if len(data) > _LARGEST.get(tag, 0):
+            raise Malformed
     try:
         return _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         if _is_unknown(data):
             return None
         raise Malformed from None
+
+
+#: The kinds that may be larger than a frame, and the most that each may be: a
+#: message of many small parts takes many times its size when it is decoded.
+_LARGEST: Final = {
+    **dict.fromkeys(
+        (
+            kind.__struct_config__.tag
+            for kind in (Post, Ask, Answer, Cast, Relay, Call, CallResult, Handed)
+        ),
+        limits.LARGE_MESSAGE_MAX,
+    ),
+    Done.__struct_config__.tag: limits.RECEIPT_BYTES_MAX,
+    CastReceipt.__struct_config__.tag: limits.RECEIPT_BYTES_MAX,
+    Digest.__struct_config__.tag: 16 * limits.CLAIMS_MAX + 64,
+    Want.__struct_config__.tag: 8 * limits.CLAIMS_MAX + 64,
+}
+
+
+def _tag(data: bytes) -> int | None:
+    """The tag of a message, without decoding it."""
+    match data[0]:
+        case head if 0x90 < head <= 0x9F:
+            tag = data[1]
+        case 0xDC:
+            tag = data[3]
+        case _:
+            return None
+    return tag if tag < 0x80 else None
 
 
 def _is_unknown(data: bytes) -> bool:
@@ -391,4 +430,4 @@ def _is_unknown(data: bytes) -> bool:
         tag = msgspec.msgpack.decode(fields[0]) if fields else None
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         return False
-    return isinstance(tag, int) and tag not in _KNOWN_TAGS
+    return type(tag) is int and tag not in _KNOWN_TAGS
