@@ -27,7 +27,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from p2pmesh.protocol import limits, wire
-from p2pmesh.protocol.members import BUCKETS, View, bucket_of, claim_item
+from p2pmesh.protocol.members import BUCKETS, View, bucket_of
 
 _HASH: Final = 8
 #: Room for a message's own header beside its items.
@@ -140,7 +140,7 @@ def compare(view: View, theirs: wire.Digest, now: float) -> tuple[list[bytes], w
         if version == claim.version_hash:
             del held[claim.subject]
         else:
-            items.append(claim_item(key, claim, now))
+            items.append(view.item(key, claim, now))
     wanted = b"".join(subject.to_bytes(_HASH) for subject in held)
     return items, wire.Want(wanted) if wanted else None
 
@@ -153,7 +153,7 @@ def offers(view: View, want: wire.Want, now: float) -> Iterator[wire.Offer]:
     }
     groups = list(
         pack(
-            claim_item(key, claim, now)
+            view.item(key, claim, now)
             for key, claim in view.claims()
             if snapshot or claim.subject in subjects
         )

@@ -9,6 +9,11 @@ detector.
 The view keeps 32 XOR buckets of version hashes: equal buckets mean equal claims,
 whatever the order in which they arrived.
 
+What ended (a node that left or failed; a guest that did, or whose home is gone or
+lives anew) is remembered for 24 hours.  It is told with its age, so that everyone
+forgets it at one time and nobody brings it back.  An entry is held only while its
+home is.
+
 It returns what changed and never tells anyone: flooding, events and links are
 the door's business.
 """
@@ -18,10 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from functools import reduce
+from math import inf
 from operator import xor
 from typing import Final, TypeAlias
-
-import msgspec
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.records import (
@@ -31,7 +35,7 @@ from p2pmesh.protocol.records import (
     subject_hash,
     version_hash,
 )
-from p2pmesh.protocol.types import Life, NodeId, State
+from p2pmesh.protocol.types import GuestEntry, Life, NodeId, State
 
 BUCKETS: Final = 32
 _BUCKET_SHIFT: Final = 64 - 5
@@ -96,99 +100,104 @@ class View:
         self.highest = Life(0, 0, 0)  # the highest stamp ever seen
         self.highest_epoch = 0
         self.alive_count = 0
-        self._left_at: dict[NodeId, float] = {}
+        self._ended: dict[NodeId | str, float] = {}  # nodes that left, guests that ended
         self._hash: bytes | None = None
         self._leader: SignedRecord | None = None
         self._leader_known = True
 
     # --- offers ---------------------------------------------------------------
 
-    def offer_record(self, offered: SignedRecord, now: float) -> Change:
-        """A node's own word: alive or left."""
+    def offer_record(self, offered: SignedRecord, now: float, age: float = 0.0) -> Change:
+        """A node's own word: alive or left (``age`` seconds ago)."""
         node = offered.record.id
         held = self.nodes.get(node)
         if held is offered:
             return Change.NONE
-        if held is None:
-            if len(self.nodes) >= limits.MEMBERS_MAX + limits.TOMBSTONES_MAX or (
-                offered.record.state is State.ALIVE and self.alive_count >= limits.MEMBERS_MAX
-            ):
+        was_alive = held is not None and held.version.state is State.ALIVE
+        is_alive = offered.record.state is State.ALIVE
+        if held is not None and offered.version <= held.version:
+            is_buried = not was_alive and offered.version < held.version
+            return Change.BURIED if is_buried else Change.NONE
+        if is_alive:
+            if not was_alive and self.alive_count >= limits.MEMBERS_MAX:
                 return Change.FULL
-        elif offered.version <= held.version:
-            buried = held.version.state is not State.ALIVE and offered.version < held.version
-            return Change.BURIED if buried else Change.NONE
-        self._put(node, held, offered)
+        elif age >= timing.TOMBSTONE_TTL:
+            return Change.NONE
+        elif not self._make_room(held, now - age):
+            return Change.FULL
+        if not is_alive:
+            self._ended[node] = now - age
+        self._put(node, offered, now)
         self.highest = max(self.highest, offered.version.life)
         if offered.record.epoch is not None:
             self.highest_epoch = max(self.highest_epoch, offered.record.epoch)
-        if offered.record.state is State.LEFT:
-            self._left_at[node] = now
+        if not is_alive:
             return Change.LEFT
-        self._left_at.pop(node, None)
         same_life = held is not None and held.version.life == offered.version.life
-        was_alive = held is not None and held.version.state is State.ALIVE
         return Change.UPDATED if same_life and was_alive else Change.JOINED
 
     def offer_verdict(self, verdict: wire.Verdict, now: float) -> Change:
         """Others' word that a life failed."""
-        version = verdict_version(verdict)
-        held = self.nodes.get(verdict.subject)
-        if held is None:
-            if len(self.nodes) >= limits.TOMBSTONES_MAX:
-                return Change.FULL
-        elif version <= held.version:
+        node, version = verdict.subject, verdict_version(verdict)
+        held = self.nodes.get(node)
+        if held is not None and version <= held.version:
             return Change.NONE
         if verdict.age >= timing.TOMBSTONE_TTL * 1000:
             return Change.NONE
-        last = held if isinstance(held, SignedRecord) else None
-        made = Tombstone(
-            verdict.subject,
-            version,
-            now - verdict.age / 1000,
-            verdict.evidence,
-            verdict.accusers,
-            last if last is not None and last.version.life == version.life else None,
-        )
-        was_alive = self.is_alive(verdict.subject)
-        self._put(verdict.subject, held, made)
+        failed_at = now - verdict.age / 1000
+        if not self._make_room(held, failed_at):
+            return Change.FULL
+        last = held.last if isinstance(held, Tombstone) else held
+        made = Tombstone(node, version, failed_at, verdict.evidence, verdict.accusers, last)
+        was_alive = self.is_alive(node)
+        self._put(node, made, now)
         self.highest = max(self.highest, version.life)
         return Change.FAILED if was_alive else Change.UPDATED
 
-    def offer_entry(self, offered: SignedEntry) -> Change:
-        """A home's word about its guest."""
+    def offer_entry(self, offered: SignedEntry, now: float, age: float = 0.0) -> Change:
+        """A home's word about its guest, which ended ``age`` seconds ago (if it did)."""
         guest = offered.entry.instance_id
         held = self.guests.get(guest)
-        if held is offered:
+        if held is offered or offered.entry.home not in self.nodes:
             return Change.NONE
-        if held is None and len(self.guests) >= limits.GUESTS_MAX:
-            return Change.FULL
         if held is not None and offered.version <= held.version:
             return Change.NONE
+        is_void = self._is_void(offered.entry)
+        if is_void and age >= timing.TOMBSTONE_TTL:
+            return Change.NONE
+        if held is None and not self._make_guest_room(now - age if is_void else inf):
+            return Change.FULL
         if held is not None:
             self._toggle(held)
         self._toggle(offered)
         self.guests[guest] = offered
+        self._ended.pop(guest, None)
+        self._follow(guest, offered.entry, now - age)
         self.highest = max(self.highest, offered.entry.life)
         return Change.JOINED if held is None else Change.UPDATED
+
+    # --- forgetting -------------------------------------------------------------
 
     def forget(self, node: NodeId) -> None:
         """Drop a claim altogether (it will be learnt anew if anyone holds it)."""
         held = self.nodes.pop(node, None)
-        if held is not None:
-            self._toggle(held)
-            self._left_at.pop(node, None)
-            self._count(held, -1)
-            self._changed(held, None)
+        if held is None:
+            return
+        self._toggle(held)
+        self._ended.pop(node, None)
+        self._count(held, -1)
+        self._changed(held, None)
+        for guest in [g for g, claim in self.guests.items() if claim.entry.home == node]:
+            self._forget_guest(guest)
 
     def expire(self, now: float) -> None:
-        """Forget tombstones and goodbyes older than their 24 hours."""
-        if len(self.nodes) == self.alive_count:
-            return
+        """Forget what ended 24 hours ago."""
         old = now - timing.TOMBSTONE_TTL
-        gone = [n for n, t in self.tombstones() if t.failed_at < old]
-        gone += [n for n, at in self._left_at.items() if at < old]
-        for node in gone:
-            self.forget(node)
+        for guest in [g for g in self.guests if self._ended.get(g, now) <= old]:
+            self._forget_guest(guest)
+        if len(self.nodes) > self.alive_count:
+            for node in [n for n, ended_at in self._all_ended() if ended_at <= old]:
+                self.forget(node)
 
     # --- questions ------------------------------------------------------------
 
@@ -212,6 +221,12 @@ class View:
             if isinstance(held, Tombstone):
                 yield node, held
 
+    def ended_at(self, key: NodeId | str) -> float | None:
+        """When this node or guest ended, as far as is known; None: it did not, or is
+        not known."""
+        held = self.nodes.get(key) if isinstance(key, bytes) else None
+        return held.failed_at if isinstance(held, Tombstone) else self._ended.get(key)
+
     def leader(self) -> SignedRecord | None:
         """The least seniority over alive and suspect candidates."""
         if not self._leader_known:
@@ -227,12 +242,26 @@ class View:
         return self._hash
 
     def claims(self) -> Iterator[tuple[NodeId | str, Claim]]:
+        """Nodes first: an entry is taken by who holds its home."""
         yield from self.nodes.items()
         yield from self.guests.items()
 
+    def item(self, key: NodeId | str, claim: Claim, now: float) -> bytes:
+        """A claim that is held, as a news item with its age."""
+        if isinstance(claim, Tombstone):
+            assert isinstance(key, bytes)
+            return wire.encode(claim.verdict(key, now))
+        ended_at = self._ended.get(key)
+        if ended_at is None:
+            return claim.item
+        age = max(0, int((now - ended_at) * 1000))
+        kind = wire.RecordItem if isinstance(claim, SignedRecord) else wire.EntryItem
+        return wire.encode(kind(claim.signed, age))
+
     # --- private ----------------------------------------------------------------
 
-    def _put(self, node: NodeId, held: Claim | None, made: SignedRecord | Tombstone) -> None:
+    def _put(self, node: NodeId, made: SignedRecord | Tombstone, now: float) -> None:
+        held = self.nodes.get(node)
         if held is not None:
             self._toggle(held)
             self._count(held, -1)
@@ -240,13 +269,70 @@ class View:
         self._count(made, 1)
         self.nodes[node] = made
         self._changed(held, made)
+        if made.version.state is not State.LEFT:
+            self._ended.pop(node, None)
+        if self.guests and (
+            held is None
+            or held.version.life != made.version.life
+            or held.version.state != made.version.state
+        ):
+            ended_at = self.ended_at(node)
+            for guest, claim in self.guests.items():
+                if claim.entry.home == node:
+                    self._follow(guest, claim.entry, now if ended_at is None else ended_at)
+
+    def _is_void(self, entry: GuestEntry) -> bool:
+        """Is there no living home that says it is alive?"""
+        home = self.alive(entry.home)
+        return (
+            entry.state is not State.ALIVE or home is None or home.version.life != entry.home_life
+        )
+
+    def _follow(self, guest: str, entry: GuestEntry, ended_at: float) -> None:
+        """Note since when a guest is void, if it is."""
+        if self._is_void(entry):
+            self._ended.setdefault(guest, ended_at)
+        else:
+            self._ended.pop(guest, None)
+
+    def _all_ended(self) -> Iterator[tuple[NodeId, float]]:
+        for node, held in self.nodes.items():
+            if held.version.state is not State.ALIVE:
+                yield node, held.failed_at if isinstance(held, Tombstone) else self._ended[node]
+
+    def _make_room(self, held: SignedRecord | Tombstone | None, ended_at: float) -> bool:
+        """Room for one more that ended then: the longest gone makes it.  What is held
+        already always has it."""
+        if len(self.nodes) - self.alive_count < limits.TOMBSTONES_MAX:
+            return True
+        if held is not None and held.version.state is not State.ALIVE:
+            return True
+        oldest, oldest_ended_at = min(self._all_ended(), key=lambda ended: ended[1])
+        if held is None and oldest_ended_at >= ended_at:
+            return False
+        self.forget(oldest)
+        return True
+
+    def _make_guest_room(self, ended_at: float) -> bool:
+        """The same among guests, for one that lives (``inf``) or ended then."""
+        if len(self.guests) < limits.GUESTS_MAX:
+            return True
+        ended = [(at, guest) for guest in self.guests if (at := self._ended.get(guest)) is not None]
+        if not ended or min(ended)[0] >= ended_at:
+            return False
+        self._forget_guest(min(ended)[1])
+        return True
+
+    def _forget_guest(self, guest: str) -> None:
+        self._toggle(self.guests.pop(guest))
+        self._ended.pop(guest, None)
 
     def _toggle(self, claim: Claim) -> None:
         self.buckets[bucket_of(claim.subject)] ^= claim.version_hash
         self._hash = None
 
-    def _count(self, claim: Claim, step: int) -> None:
-        if isinstance(claim, SignedRecord) and claim.record.state is State.ALIVE:
+    def _count(self, claim: SignedRecord | Tombstone, step: int) -> None:
+        if claim.version.state is State.ALIVE:
             self.alive_count += step
 
     def _changed(self, old: Claim | None, new: Claim | None) -> None:
@@ -274,11 +360,3 @@ def verdict_version(verdict: wire.Verdict) -> Version:
 
 def bucket_of(subject: int) -> int:
     return subject >> _BUCKET_SHIFT
-
-
-def claim_item(key: NodeId | str, claim: Claim, now: float) -> bytes:
-    """The claim as a news item."""
-    if isinstance(claim, Tombstone):
-        assert isinstance(key, bytes)
-        return msgspec.msgpack.encode(claim.verdict(key, now))
-    return claim.item

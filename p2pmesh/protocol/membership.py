@@ -15,7 +15,7 @@ from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.leader import is_epoch_credible
 from p2pmesh.protocol.links import Link
-from p2pmesh.protocol.members import Change, claim_item
+from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.records import RecordError, SignedRecord
 from p2pmesh.protocol.stamps import is_clock_set
 from p2pmesh.protocol.types import GuestEntry, NodeId, State
@@ -39,10 +39,12 @@ class Membership:
         except RecordError as error:
             self._core.count(str(error))
             return
-        self.record(signed, source, flood=flood)
+        self.record(signed, source, flood=flood, age=item.age / 1000)
 
-    def record(self, signed: SignedRecord, source: Link | None, *, flood: bool) -> None:
-        """A node's own word, verified."""
+    def record(
+        self, signed: SignedRecord, source: Link | None, *, flood: bool, age: float = 0.0
+    ) -> None:
+        """A node's own word, verified; ``age``: seconds since it left."""
         core = self._core
         record = signed.record
         if record.life is None:
@@ -62,18 +64,19 @@ class Membership:
             core.count("epoch_jump")
             return
         before = core.view.nodes.get(record.id)
-        change = core.view.offer_record(signed, core.at.now)
+        change = core.view.offer_record(signed, core.at.now, age)
         if change is Change.NONE:
             return
         if change is Change.FULL:
             core.count("members_full")
         elif change is Change.BURIED:
             if source is not None and before is not None:
-                core.tell(source, wire.News((claim_item(record.id, before, core.at.now),)))
+                core.tell(source, wire.News((core.view.item(record.id, before, core.at.now),)))
         else:
             core.changes.append(Changed(record.id, change, before))
             if flood:
-                core.flood(record.id, signed.item, _urgency(signed, before), source=source)
+                told = core.view.item(record.id, signed, core.at.now)
+                core.flood(record.id, told, _urgency(signed, before), source=source)
 
     def entry_item(self, item: wire.EntryItem, source: Link | None, *, flood: bool) -> None:
         core = self._core
@@ -84,20 +87,21 @@ class Membership:
             return
         guest = signed.entry.instance_id
         before = core.view.guests.get(guest)
-        change = core.view.offer_entry(signed)
+        change = core.view.offer_entry(signed, core.at.now, item.age / 1000)
         if change is Change.FULL:
             core.count("guests_full")
         elif change is not Change.NONE:
             core.changes.append(Changed(guest, change, before))
             if flood:
-                core.flood(guest, signed.item, Urgency.CHANGE, source=source)
+                told = core.view.item(guest, signed, core.at.now)
+                core.flood(guest, told, Urgency.CHANGE, source=source)
 
     def announce(self, entry: GuestEntry) -> None:
         """My word about my guest."""
         core = self._core
         signed = core.signer.entry(entry)
         before = core.view.guests.get(entry.instance_id)
-        change = core.view.offer_entry(signed)
+        change = core.view.offer_entry(signed, core.at.now)
         if change in (Change.JOINED, Change.UPDATED):
             core.changes.append(Changed(entry.instance_id, change, before))
             core.flood(entry.instance_id, signed.item, Urgency.CHANGE)
