@@ -25,9 +25,9 @@ from urllib.parse import quote, urlsplit
 from p2pmesh.errors import ConfigError
 from p2pmesh.protocol.keys import parse_keys
 from p2pmesh.protocol.limits import (
+    HOSTNAME_MAX,
     INSTANCE_ID_MAX,
     KEYS_MAX,
-    HOSTNAME_MAX,
     LABEL_MAX,
     LABELS_MAX,
     NAME_MAX,
@@ -74,7 +74,10 @@ def read_hostname(text: str) -> str:
 
 
 def read_type(text: str) -> str:
-    return _bounded(text, TYPE_MAX, "a message type")
+    """A message type is any text: known names are listed, all others are custom."""
+    if len(text.encode("utf-8", "replace")) > TYPE_MAX:
+        raise ValueError(f"a message type is at most {TYPE_MAX} bytes of UTF-8")
+    return text
 
 
 def _bounded(text: str, bytes_max: int, what: str) -> str:

@@ -25,9 +25,9 @@ from p2pmesh.errors import (
     RequestTimeout,
     UnknownTarget,
 )
-from p2pmesh.protocol.types import MessageMoved, SendRefused
+from p2pmesh.protocol.types import MessageMoved, MessageState, SendRefused
 
-State: TypeAlias = Literal["queued", "stored", "done", "expired", "dead", "refused"]
+State: TypeAlias = MessageState | Literal["refused"]
 
 _OVER: Final = frozenset({"done", "expired", "dead", "refused"})
 

@@ -22,7 +22,7 @@ _POLL_INTERVAL: Final = 0.02
 _ANSWER_MARGIN: Final = 5.0  # the node keeps the timeout; this is for its saying so
 
 #: From least to most advanced; a broadcast is as far as its last recipient.
-_STATES: Final = ("queued", "stored", "done", "expired", "dead")
+_STATES: Final = ("queued", "stored", "done", "expired", "dead")  # as protocol.types.MessageState
 
 
 def send(call: Call) -> int:

@@ -30,13 +30,14 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds
-from p2pmesh.protocol.streams import Item, ItemState
+from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.types import (
     Envelope,
     Instance,
     Instant,
     Life,
     MessageMoved,
+    MessageState,
     NodeId,
     Recipient,
 )
@@ -77,7 +78,7 @@ class Held:
         self.due_at = now + timing.CAST_REPAIR_AFTER
         self.size = OVERHEAD + len(envelope.payload)
         self.homes: dict[NodeId, _Owed] = {}
-        self.states: dict[str, ItemState] = {}  # by instance
+        self.states: dict[str, MessageState] = {}  # by instance
         self.reasons: dict[str, str] = {}
         self.strays: dict[str, None] = {}  # their home took it, and did not have them
         self.posts: dict[str, Item] = {}  # what became a message of its own
@@ -90,6 +91,7 @@ class Held:
             for instance_id, state in self.states.items()
         )
 
+    @property
     def is_over(self) -> bool:
         return not self.homes and not self.strays
 
@@ -210,20 +212,20 @@ class Broadcasts:
             self.next_at = min(self.next_at, held.due_at)
         self._tidy(held)
 
-    def _move(self, held: Held, instance_id: str, state: ItemState, reason: str = "") -> None:
+    def _move(self, held: Held, instance_id: str, state: MessageState, reason: str = "") -> None:
         held.states[instance_id] = state
         if reason:
             held.reasons[instance_id] = reason
         self._dispatch.effects.append(MessageMoved(held.message_id, instance_id, state, reason))
 
     def _tidy(self, held: Held) -> None:
-        if held.is_over() and held.seq in self._held:
+        if held.is_over and held.seq in self._held:
             del self._held[held.seq]
             held.envelope = msgspec.structs.replace(held.envelope, payload=b"")
             self._bytes -= held.size
             self._account.used -= held.size
 
-    def _end_all(self, held: Held, state: ItemState, reason: str) -> None:
+    def _end_all(self, held: Held, state: MessageState, reason: str) -> None:
         for instance_id, known in held.states.items():
             if known == "queued" and instance_id not in held.posts:
                 self._move(held, instance_id, state, reason)

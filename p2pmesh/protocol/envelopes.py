@@ -32,7 +32,7 @@ def is_sound(envelope: Envelope) -> bool:
         0 < len(envelope.message_id) <= 64
         and len(envelope.source) <= limits.INSTANCE_ID_MAX
         and (envelope.target is None or 0 < len(envelope.target) <= limits.INSTANCE_ID_MAX)
-        and 0 < len(envelope.type) <= limits.TYPE_MAX
+        and len(envelope.type) <= limits.TYPE_MAX
         and len(envelope.payload) <= limits.PAYLOAD_MAX
         and (
             envelope.correlation_id is None

@@ -17,6 +17,7 @@ about guests of other homes (``guestdesk``).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -30,7 +31,7 @@ from p2pmesh.protocol.wire import RegisterBody
 class Guest:
     """One guest of this home."""
 
-    __slots__ = ("entry", "failed_at", "heard_at", "metrics", "status")
+    __slots__ = ("entry", "failed_at", "heard_at", "metrics", "status", "told_at")
 
     def __init__(self, entry: GuestEntry, now: float) -> None:
         self.entry = entry
@@ -38,6 +39,11 @@ class Guest:
         self.failed_at: float | None = None
         self.status: str | None = None  # its own word, with its heartbeat
         self.metrics: bytes | None = None
+        self.told_at = -timing.GUEST_STATUS_INTERVAL  # when its status last travelled
+
+
+#: What the numbers of an entry may still grow by.
+_ROOM: Final = 64
 
 
 def is_registrable(instance_id: str, body: RegisterBody) -> bool:
@@ -140,13 +146,19 @@ class Guests:
     def beat(
         self, at: Instant, instance_id: str, status: str, metrics: bytes | None
     ) -> GuestEntry | None:
+        """It is alive, and how.  The mesh hears of a change at once, then of the next
+        one not before 10 s are over, with a later heartbeat."""
         guest = self._guests[instance_id]
         self._hear(at, guest)
         guest.status = status
         guest.metrics = metrics
-        if guest.entry.state is State.ALIVE:
+        told = _tellable(guest.entry, status, metrics)
+        is_news = (told.status, told.metrics) != (guest.entry.status, guest.entry.metrics)
+        is_due = at.now - guest.told_at >= timing.GUEST_STATUS_INTERVAL
+        if guest.entry.state is State.ALIVE and not (is_news and is_due):
             return None
-        return self._revise(guest, state=State.ALIVE)
+        guest.told_at = at.now
+        return self._revise(guest, state=State.ALIVE, status=told.status, metrics=told.metrics)
 
     def _hear(self, at: Instant, guest: Guest) -> None:
         guest.heard_at = at.now
@@ -201,6 +213,15 @@ class Guests:
                 changed.append(self.leave(instance_id))
         self.next_at = at.now + timing.GUEST_SWEEP if self._guests else NEVER
         return changed
+
+
+def _tellable(entry: GuestEntry, status: str, metrics: bytes | None) -> GuestEntry:
+    """The entry with what of these fits it; the home shows the whole."""
+    short = status if len(status.encode("utf-8", "replace")) <= limits.STATUS_MAX else None
+    told = msgspec.structs.replace(entry, status=short, metrics=metrics)
+    if len(msgspec.msgpack.encode(told)) + _ROOM > limits.ENTRY_MAX:
+        return msgspec.structs.replace(told, metrics=None)
+    return told
 
 
 def _body(entry: GuestEntry) -> RegisterBody:

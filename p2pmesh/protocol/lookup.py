@@ -8,16 +8,20 @@ Of two live nodes with one instance id the older holds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.core import Core
+from p2pmesh.protocol.guests import Guest
 from p2pmesh.protocol.members import Claim, Tombstone
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.records import SignedEntry, SignedRecord
 from p2pmesh.protocol.types import GuestEntry, Instance, Life, Member, NodeId, State
 
+GuestHere: TypeAlias = Callable[[str], Guest | None]
 _State: TypeAlias = Literal["alive", "suspect", "failed", "left"]
 
 
@@ -91,13 +95,14 @@ class Lookup:
 
     # --- members --------------------------------------------------------------------------
 
-    def members(self) -> tuple[Member, ...]:
+    def members(self, guest_here: GuestHere) -> tuple[Member, ...]:
         """Nodes and guests, oldest first, failed and left ones included.  A live agent
-        whose id an older one holds is not listed."""
+        whose id an older one holds is not listed.  ``guest_here`` knows what a guest
+        of this home said last."""
         leader = self._core.view.leader()
         leader_node = leader.id if leader else None
         members = [
-            (_life(claim), self._member(key, claim, leader_node))
+            (_life(claim), self._member(key, claim, leader_node, guest_here))
             for key, claim in self._core.view.claims()
             if not self._is_second(claim)
         ]
@@ -118,9 +123,16 @@ class Lookup:
         leader = self._core.view.leader()
         return self._member(self.me, self._core.record, leader.id if leader else None)
 
-    def _member(self, key: NodeId | str, claim: Claim, leader: NodeId | None) -> Member:
+    def _member(
+        self,
+        key: NodeId | str,
+        claim: Claim,
+        leader: NodeId | None,
+        guest_here: GuestHere | None = None,
+    ) -> Member:
         if isinstance(claim, SignedEntry):
-            return self._guest(claim)
+            here = guest_here(claim.entry.instance_id) if guest_here is not None else None
+            return self._guest(claim, here)
         assert isinstance(key, bytes)
         signed = claim.last if isinstance(claim, Tombstone) else claim
         record = signed.record if signed is not None else None
@@ -149,8 +161,9 @@ class Lookup:
             created_at=agent.created_at if agent else 0,
         )
 
-    def _guest(self, claim: SignedEntry) -> Member:
+    def _guest(self, claim: SignedEntry, here: Guest | None) -> Member:
         entry = claim.entry
+        said = entry if here is None or here.status is None else here
         return Member(
             instance_id=entry.instance_id,
             node_id=entry.home.hex(),
@@ -163,8 +176,8 @@ class Lookup:
             incarnation=0,
             capabilities=entry.capabilities,
             agent_profiles=entry.profiles,
-            status=None,
-            metrics=None,
+            status=said.status,
+            metrics=_metrics(said.metrics),
             addresses=(),
             last_heartbeat_age=self._age(entry.home, self._core.view.nodes.get(entry.home)),
             is_leader=False,
@@ -267,6 +280,16 @@ def _rank(instance: Instance) -> tuple[bool, bool, Life, NodeId]:
         instance.life,
         instance.home,
     )
+
+
+def _metrics(packed: bytes | None) -> Any:
+    """A guest's metrics as values; None when its home told nonsense."""
+    if packed is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(packed)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
+        return None
 
 
 def _life(claim: Claim) -> Life:

@@ -401,7 +401,7 @@ class Mesh:
     def members(self, at: Instant) -> tuple[Member, ...]:
         """Oldest first, failed and left ones included."""
         self._core.at = at
-        return self._lookup.members()
+        return self._lookup.members(self._office.guest)
 
     def me(self, at: Instant) -> Member:
         """This node as it lists itself; its life is "" until it has joined."""

@@ -33,8 +33,8 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
 from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import SEQ_MAX, Account, are_sound
-from p2pmesh.protocol.streams import Flight, Item, ItemState, OutStream
-from p2pmesh.protocol.types import Instant, Life, MessageMoved, NodeId
+from p2pmesh.protocol.streams import Flight, Item, OutStream
+from p2pmesh.protocol.types import Instant, Life, MessageMoved, MessageState, NodeId
 
 _BATCH: Final = 64  # messages of one stream before another has its turn
 
@@ -464,12 +464,12 @@ class Outbox:
         for seq, state, reason in message.failed:
             failed = stream.items.get(seq)
             if failed is not None:
-                how: ItemState = "expired" if state == "expired" else "dead"
+                how: MessageState = "expired" if state == "expired" else "dead"
                 self._end(stream, failed, how, reason[: limits.REASON_MAX])
         self._tidy(lane)
         self._pump(at, outlet)
 
-    def _end(self, stream: OutStream, item: Item, state: ItemState, reason: str) -> None:
+    def _end(self, stream: OutStream, item: Item, state: MessageState, reason: str) -> None:
         self._remove(stream, item)
         item.state = state
         item.reason = reason

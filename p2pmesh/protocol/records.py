@@ -306,6 +306,7 @@ def _check_entry(entry: GuestEntry) -> None:
         and are_labels(entry.capabilities)
         and are_labels(entry.profiles)
         and 0 <= entry.created_at < _INT64
+        and (entry.status is None or len(entry.status.encode()) <= limits.STATUS_MAX)
     )
     if not ok:
         raise RecordError("entry_values")

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import Literal
 
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.envelopes import (
@@ -31,11 +30,9 @@ from p2pmesh.protocol.envelopes import (
     ranges_of,
     without,
 )
-from p2pmesh.protocol.types import Envelope, NodeId, Recipient
+from p2pmesh.protocol.types import Envelope, MessageState, NodeId, Recipient
 
 NEVER = float("inf")
-
-ItemState = Literal["queued", "stored", "done", "expired", "dead"]
 
 
 # --- the sender's end -------------------------------------------------------------
@@ -59,7 +56,7 @@ class Item:
         self.name = name  # the target was a name: until stored it may go to another
         self.size = OVERHEAD + (0 if envelope is None else len(envelope.payload))
         self.seq = 0
-        self.state: ItemState = "queued"
+        self.state: MessageState = "queued"
         self.reason = ""
         self.attempts = 0  # times it was put on the wire
         self.is_flying = False  # sent to the present home, no receipt yet

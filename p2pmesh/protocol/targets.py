@@ -23,7 +23,7 @@ from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits
 from p2pmesh.protocol.directory import Directory, is_gone_for_good
 from p2pmesh.protocol.envelopes import OVERHEAD, Account
-from p2pmesh.protocol.streams import NEVER, ItemState
+from p2pmesh.protocol.streams import NEVER
 from p2pmesh.protocol.types import Envelope, Instance, Instant, Recipient
 
 _NEAREST: Final = 3
@@ -110,15 +110,18 @@ class Parcel:
         self.give_up_at = deadline
         self.call = call
         self.is_told = is_told  # the sender knows that it was accepted
-        self.state: ItemState = "queued"
 
     @property
     def size(self) -> int:
         return OVERHEAD + len(self.envelope.payload)
 
+    @property
+    def is_over(self) -> bool:
+        return False
+
     def recipients(self) -> tuple[Recipient, ...]:
         """Nobody yet, unless it is sure that somebody had this name."""
-        return (Recipient(self.target, self.state),) if self.is_told else ()
+        return (Recipient(self.target, "queued"),) if self.is_told else ()
 
 
 class Waiting:

@@ -89,6 +89,7 @@ HEARSAY_LATEST: Final = 5.0
 # --- guests and messages ----------------------------------------------------
 GUEST_TIMEOUT: Final = 15.0
 GUEST_SWEEP: Final = 1.0
+GUEST_STATUS_INTERVAL: Final = 10.0  # between two tellings of one guest's status
 GUEST_REVIVAL: Final = 3600.0
 FORWARD_TIMEOUT: Final = 1.0
 UNKNOWN_TARGET_WAIT: Final = 1.0

@@ -135,6 +135,8 @@ class GuestEntry(msgspec.Struct, frozen=True, array_like=True):
     capabilities: tuple[str, ...]
     profiles: tuple[str, ...]
     created_at: int  # unix microseconds, for display
+    status: str | None = None  # its own word, with a heartbeat
+    metrics: bytes | None = None  # MessagePack
 
 
 class Instance(NamedTuple):
@@ -261,12 +263,16 @@ class SendRefused(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+#: Of a message at one recipient, in the order that it takes them: the last three end it.
+MessageState: TypeAlias = Literal["queued", "stored", "done", "expired", "dead"]
+
+
 class MessageMoved(msgspec.Struct, frozen=True):
     """A message that this node accepted changed its state for one recipient."""
 
     message_id: str
     recipient: str
-    state: Literal["queued", "stored", "done", "expired", "dead"]
+    state: MessageState
     reason: str = ""
 
 
@@ -342,7 +348,7 @@ class LeaderInfo(msgspec.Struct, frozen=True):
 
 class Recipient(msgspec.Struct, frozen=True):
     instance_id: str
-    state: Literal["queued", "stored", "done", "expired", "dead"]
+    state: MessageState
     attempts: int = 0
     reason: str = ""
 

@@ -59,23 +59,6 @@ def _lists_all(door: Connection, agents: list[str]) -> bool:
     return {each["instance_id"] for each in listed} == set(agents)
 
 
-#: What nodes do not keep yet.  Who makes one of these pass is told to remove it here.
-NOT_YET = {
-    "test_a_heartbeat_is_acknowledged_and_its_status_is_shown": "the core shows no status",
-    "test_a_status_that_one_node_is_told_is_shown_by_all": "the core shows no status",
-    "test_a_message_type_is_read_back_as_it_was_meant[an empty custom type]": "refused by the node",
-    "test_a_message_type_is_read_back_as_it_was_meant[a custom type of two lines]": (
-        "refused by the node"
-    ),
-}
-
-
-@pytest.fixture(autouse=True)
-def _not_yet(request: pytest.FixtureRequest) -> None:
-    if reason := NOT_YET.get(request.node.name):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-
-
 class TestRealProcesses(Contract):
     def test_a_connection_is_reused_after_six_seconds(self, doors: Doors) -> None:
         """The one pause of these tests: clients keep a connection for five seconds."""
