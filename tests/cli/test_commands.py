@@ -7,12 +7,15 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from p2pmesh.cli.views import event_line
+from p2pmesh.protocol.keys import KeyRing
+from p2pmesh.transport.discovery import Offer
 from p2pmesh.transport.runtime import RuntimeEntry, RuntimeFile
 from tests.cli.fake import MEMBER, FakeNode, Run
 
@@ -339,3 +342,40 @@ def test_the_flag_beats_the_variable_beats_the_runtime_directory(
     monkeypatch.setenv("P2PMESH_URL", "http://127.0.0.1:2")
     assert "127.0.0.1:2" in p2pmesh("leader")[2]
     assert p2pmesh("leader", "--url", node.url)[0] == 0
+
+
+# --- members --discover ---------------------------------------------------------------
+
+
+def test_what_mdns_offers_is_listed_and_marked_unverified(
+    p2pmesh: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake: tests/lab has the real multicast."""
+
+    def offer(mesh: str, address: str, node_id: bytes | None = None) -> Offer:
+        mesh_id = KeyRing(mesh).mesh_id.hex()
+        return Offer("x._p2pmesh._tcp.local.", (address,), node_id, mesh_id, "00" * 6, "keyed")
+
+    async def browse(seconds: float, hosts: Sequence[str]) -> tuple[Offer, ...]:
+        assert seconds == 2.0
+        assert hosts
+        return (offer("default", "192.0.2.7:8078", b"\xab" * 32), offer("lab", "192.0.2.8:1"))
+
+    monkeypatch.setattr("p2pmesh.cli.discover.browse_for", browse)
+    monkeypatch.delenv("P2PMESH_URL")
+    head, first, second = p2pmesh("members", "--discover")[1].splitlines()
+    assert head.split() == ["NODE", "MESH", "MODE", "ADDRESSES"]
+    assert first.split() == ["abababababab", "default", "keyed", "192.0.2.7:8078", "unverified"]
+    assert second.split()[0] == "?"
+    assert second.split()[1] == f"#{KeyRing('lab').mesh_id.hex()}"  # its name is not told
+    status, out, _ = p2pmesh("members", "--discover", "--mesh", "lab", "--json")
+    assert status == 0
+    assert json.loads(out) == {
+        "verified": False,
+        "offers": [
+            {"node_id": None, "mesh": "lab", "mesh_id": KeyRing("lab").mesh_id.hex(),
+             "mode": "keyed", "addresses": ["192.0.2.8:1"]},
+        ],
+    }  # fmt: skip
+    out = p2pmesh("members", "--discover", "--mesh", "other")[1]
+    assert out == "mDNS offers no node of mesh 'other' here\n"
