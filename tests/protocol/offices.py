@@ -455,7 +455,7 @@ def audit(office: Office) -> None:
     held_bytes = (
         sum(stream.bytes for stream in streams),
         sum(letter.charge for letter in letters if not letter.is_shared),
-        sum(parcel.size for parcels in post._waiting._parcels.values() for parcel in parcels),
+        sum(parcel.size for parcels in post._sending._waiting._parcels.values() for parcel in parcels),
         sum(asked.size for asked in post._asking._asked.values()),
         sum(held.size for held in post._broadcasts._held.values()),
     )

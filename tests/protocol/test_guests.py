@@ -53,7 +53,7 @@ def test_silence_of_fifteen_seconds_fails_it_and_a_heartbeat_revives_it() -> Non
     assert guests.next_at == 25 + timing.GUEST_SWEEP
     revived = guests.beat(at(26), "g", "healthy", b"m")
     assert revived is not None
-    assert (revived.state, revived.revision) == (State.ALIVE, 2)
+    assert (revived.state, revived.revision) == (State.ALIVE, failed.revision + 1)
     guest = guests.get("g")
     assert guest is not None
     assert (guest.status, guest.metrics) == ("healthy", b"m")

@@ -390,7 +390,7 @@ def test_states_of_ended_messages_are_forgotten_first() -> None:
         )  # fmt: skip
         world.run()
     assert a.post.message_state(waiting) is not None
-    assert len(a.post._states) == limits.MESSAGE_STATES_MAX
+    assert len(a.post._tracking) == limits.MESSAGE_STATES_MAX
 
 
 def test_a_stranger_cannot_receipt_or_end_anothers_messages() -> None:

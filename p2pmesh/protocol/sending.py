@@ -1,0 +1,284 @@
+"""Sending: a message finds its recipient, or the request that it answers.
+
+    send ─┬─ a Response: does it answer a request here? at its source's home?
+          └─ find the target ─┬─ an instance: into the outbox (a request: ask its home)
+                              ├─ ambiguous: refused
+                              └─ nobody: wait, look again when someone appears
+
+A copy whose name lost its holder before it was stored comes back here, and its
+name is looked up again.
+
+Not here: streams (``outbox``), and what a target means (``targets``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from p2pmesh.errors import MessageTooLarge, QueueFull
+from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol.directory import Directory, is_live
+from p2pmesh.protocol.dispatch import Dispatch
+from p2pmesh.protocol.envelopes import Account, uuid7
+from p2pmesh.protocol.guestdesk import GuestDesk
+from p2pmesh.protocol.outbox import Outbox
+from p2pmesh.protocol.requests import Answering, Asked, Asking
+from p2pmesh.protocol.streams import Item
+from p2pmesh.protocol.targets import Absence, Ambiguous, Parcel, Waiting, find, nearest
+from p2pmesh.protocol.tracking import Ended, Tracking
+from p2pmesh.protocol.types import (
+    Envelope,
+    Instance,
+    Instant,
+    MessageMoved,
+    Recipient,
+    SendRefused,
+)
+
+
+def make_envelope(
+    at: Instant,
+    entropy: Callable[[int], bytes],
+    source: str,
+    target: str | None,
+    type: str,
+    payload: bytes,
+    correlation_id: str | None,
+) -> Envelope:
+    """A new message.  Raises MessageTooLarge."""
+    if len(payload) > limits.PAYLOAD_MAX:
+        raise MessageTooLarge(
+            f"the payload takes {len(payload)} bytes, the limit is {limits.PAYLOAD_MAX}"
+        )
+    message_id = uuid7(at.wall, entropy)
+    return Envelope(message_id, source, target, type, payload, correlation_id, at.wall * 1000)
+
+
+def deadline(at: Instant, seconds: float) -> float:
+    """The moment that far ahead, within what a TTL may be."""
+    return at.now + min(max(seconds, 0.0), timing.WATERMARK_TTL)
+
+
+class Sending:
+    """Direct messages and requests, from the caller to the outbox or a home."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        dispatch: Dispatch,
+        account: Account,
+        counters: Counter[str],
+        outbox: Outbox,
+        asking: Asking,
+        answering: Answering,
+        desk: GuestDesk,
+        tracking: Tracking,
+    ) -> None:
+        self._directory = directory
+        self._dispatch = dispatch
+        self._counters = counters
+        self._outbox = outbox
+        self._asking = asking
+        self._answering = answering
+        self._desk = desk
+        self._tracking = tracking
+        self._waiting = Waiting(account, counters)
+        self._responses: dict[str, Parcel] = {}  # whose home is asked whether they answer
+
+    @property
+    def next_at(self) -> float:
+        return self._waiting.next_at
+
+    # --- messages -----------------------------------------------------------------------
+
+    def send(
+        self, at: Instant, envelope: Envelope, target: str, expires_at: float, *, named: bool
+    ) -> None:
+        """Raises QueueFull."""
+        may_answer = envelope.type == "Response" and envelope.correlation_id is not None
+        if not named and not may_answer and self._outbox.knows(target):
+            self._post(at, envelope, target, expires_at)
+            return
+        parcel = Parcel(envelope, target, named=named, deadline=expires_at)
+        if not may_answer or not self._is_answer(at, parcel):
+            self._address(at, parcel)
+
+    def _is_answer(self, at: Instant, parcel: Parcel) -> bool:
+        """Does this Response answer a request here, or may it at its source's home?"""
+        response = parcel.envelope
+        query = self._answering.asked_with(response.correlation_id)
+        if query is not None and query.instance_id == response.source:
+            self._answering.answer(query, response)
+            self._answered(parcel)
+            return True
+        if self._asking.responded(response, self._dispatch.me):
+            self._answered(parcel)
+            return True
+        if not self._desk.respond(at, response):
+            return False
+        self._responses[response.message_id] = parcel
+        parcel.is_told = False
+        self._tracking.put(response.message_id, parcel)
+        return True
+
+    def _answered(self, parcel: Parcel) -> None:
+        self._end(parcel, "done")
+
+    def _end(self, parcel: Parcel, state: Literal["done", "expired"]) -> None:
+        message_id = parcel.envelope.message_id
+        self._tracking.put(message_id, Ended(Recipient(parcel.target, state)))
+        self._dispatch.effects.append(MessageMoved(message_id, parcel.target, state))
+
+    def settle(self, at: Instant) -> None:
+        """Responses whose source's home has said what they are."""
+        for response, is_answer in self._desk.take_responded():
+            parcel = self._responses.pop(response.message_id, None)
+            if parcel is not None and is_answer:
+                self._answered(parcel)
+            elif parcel is not None:
+                self._address_again(at, parcel)
+
+    # --- addressing ---------------------------------------------------------------------
+
+    def _address(self, at: Instant, parcel: Parcel, *, again: bool = False) -> None:
+        """Find the target; what has none waits.  Raises QueueFull.
+
+        ``again``: the parcel has waited, or its holder is gone.
+        """
+        found = find(self._directory, parcel.target, named=parcel.named)
+        if isinstance(found, Ambiguous) and again:
+            oldest = self._directory.instance(found.ids[0])
+            found = oldest if oldest is not None else Absence.NO_HOLDER
+        match found:
+            case Instance():
+                self._deliver(at, parcel, found, again=again)
+            case Ambiguous(ids):
+                self._refuse(parcel, "ambiguous", "\n".join(ids))
+            case Absence.NO_HOLDER:
+                self._wait(at, parcel, parcel.deadline)
+            case Absence.UNKNOWN if parcel.call is not None or (again and parcel.is_told):
+                self._wait(at, parcel, parcel.deadline)
+            case Absence.UNKNOWN:
+                self._wait(at, parcel, at.now + timing.UNKNOWN_TARGET_WAIT)
+
+    def _deliver(self, at: Instant, parcel: Parcel, instance: Instance, *, again: bool) -> None:
+        if parcel.call is not None:
+            asked = self._asking.get(parcel.call)
+            if asked is not None:
+                self._asking.go(at, asked, instance)
+            return
+        envelope, recipient = parcel.envelope, instance.instance_id
+        name = parcel.target if parcel.target != recipient else None
+        if envelope.target != recipient:
+            envelope = msgspec.structs.replace(envelope, target=recipient)
+        self._post(at, envelope, recipient, parcel.deadline, name)
+        if again:
+            self._dispatch.effects.append(MessageMoved(envelope.message_id, recipient, "queued"))
+
+    def _post(
+        self,
+        at: Instant,
+        envelope: Envelope,
+        recipient: str,
+        expires_at: float,
+        name: str | None = None,
+    ) -> None:
+        item = Item(envelope, recipient, expires_at, name)
+        self._outbox.accept(at, item)
+        self._tracking.put(envelope.message_id, item)
+
+    def _wait(self, at: Instant, parcel: Parcel, give_up_at: float) -> None:
+        self._waiting.add(parcel, give_up_at)
+        if parcel.call is None:
+            parcel.is_told = give_up_at >= parcel.deadline
+            self._tracking.put(parcel.envelope.message_id, parcel)
+
+    def _refuse(self, parcel: Parcel, error: str, detail: str) -> None:
+        if parcel.call is not None:
+            asked = self._asking.get(parcel.call)
+            if asked is not None:
+                self._asking.end(asked, error, detail)
+            return
+        message_id = parcel.envelope.message_id
+        self._tracking.drop(message_id)
+        self._dispatch.effects.append(SendRefused(message_id, error, detail))
+
+    def _address_again(self, at: Instant, parcel: Parcel) -> None:
+        """As ``_address``, where nobody is there to be told by an exception."""
+        try:
+            self._address(at, parcel, again=True)
+        except QueueFull as full:
+            self._refuse(parcel, "queue_full", str(full))
+
+    def readdress(self, at: Instant, orphans: Iterable[Item]) -> None:
+        """Copies whose name has lost its holder."""
+        for item in orphans:
+            if item.envelope is not None and item.name is not None:
+                self._address_again(
+                    at, Parcel(item.envelope, item.name, named=True, deadline=item.deadline)
+                )
+
+    def look(self, at: Instant, instances: Collection[str]) -> None:
+        """These instances changed, or are new: does anything wait for them?"""
+        if self._waiting:
+            for parcel in self._waiting.take(self._ids_and_names(instances)):
+                self._address_again(at, parcel)
+
+    def _ids_and_names(self, instances: Collection[str]) -> Iterator[str]:
+        for instance_id in instances:
+            yield instance_id
+            instance = self._directory.instance(instance_id)
+            if instance is not None and instance.name != instance_id:
+                yield instance.name
+
+    # --- requests -----------------------------------------------------------------------
+
+    def request(
+        self, at: Instant, envelope: Envelope, target: str, expires_at: float, *, named: bool
+    ) -> int:
+        """Its call number.  Raises QueueFull."""
+        asked = self._asking.open(envelope, target, expires_at)
+        known = self._directory.instance(target)
+        is_name = named and bool(self._directory.named(target))
+        if known is not None and not is_live(known) and not is_name:
+            self._asking.end(asked, "unreachable", f"{target} is {known.state}")
+            return asked.call
+        parcel = Parcel(envelope, target, named=named, deadline=asked.deadline, call=asked.call)
+        try:
+            self._address(at, parcel)
+        except QueueFull as full:
+            self._asking.end(asked, "refused", str(full))
+        return asked.call
+
+    def _lost(self, asked: Asked) -> None:
+        """A request whose target did not come within its timeout."""
+        names = set(self._directory.names())
+        if asked.target in names:
+            self._asking.end(asked, "unreachable", f"no {asked.target} is alive")
+        else:
+            self._asking.end(asked, "unknown", "\n".join(nearest(names, asked.target)))
+
+    # --- time -----------------------------------------------------------------------------
+
+    def tick(self, at: Instant) -> None:
+        for parcel in self._waiting.tick(at):
+            self._gave_up(at, parcel)
+        for asked in self._asking.tick(at):
+            self._lost(asked)
+
+    def _gave_up(self, at: Instant, parcel: Parcel) -> None:
+        """Nobody of this id or name came."""
+        if parcel.call is not None:
+            return  # its own time ends now, too
+        if parcel.deadline <= at.now:
+            self._counters["message_expired"] += 1
+            self._end(parcel, "expired")
+        elif self._directory.my_life() is None:  # not joined yet: everybody is unknown
+            self._address_again(at, parcel)
+        else:
+            near = nearest(self._directory.names(), parcel.target)
+            self._refuse(parcel, "unknown", "\n".join(near))
