@@ -28,8 +28,12 @@ import msgspec
 
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.members import BUCKETS, View, bucket_of
+from p2pmesh.protocol.records import is_plausible
+from p2pmesh.protocol.types import Life, NodeId
 
 _HASH: Final = 8
+_ID: Final = 32
+_INT64: Final = 2**63
 #: Room for a message's own header beside its items.
 _ITEMS_BYTES: Final = limits.CHUNK_MAX - 64
 
@@ -55,13 +59,15 @@ class NewsQueue:
         return len(self._items)
 
     def put(self, subject: object, item: bytes, urgency: Urgency) -> bool:
-        """Queue an item; a newer one replaces the older about the same subject.
+        """Queue an item; a newer one replaces the older about the same subject, and
+        is as urgent as that was.
 
         False: the queue is full and the item was not taken (repair will find it).
         """
-        if len(self._items) >= limits.NEWS_QUEUE_MAX and subject not in self._items:
+        older = self._items.get(subject)
+        if older is None and len(self._items) >= limits.NEWS_QUEUE_MAX:
             return False
-        self._items[subject] = (urgency, item)
+        self._items[subject] = (urgency if older is None else min(urgency, older[0]), item)
         if urgency is not Urgency.CHANGE:
             self.is_urgent = True
         return True
@@ -171,8 +177,54 @@ _ITEMS: Final[msgspec.msgpack.Decoder[Item]] = msgspec.msgpack.Decoder(
 
 
 def decode_item(item: bytes) -> Item | None:
-    """None: of a kind this version does not know, or malformed."""
+    """None: of a kind this version does not know, malformed, or out of range."""
+    if len(item) > limits.NEWS_ITEM_MAX:
+        return None
     try:
-        return _ITEMS.decode(item)
+        decoded = _ITEMS.decode(item)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         return None
+    return decoded if _is_in_range(decoded) else None
+
+
+def _is_in_range(item: Item) -> bool:
+    """Are the numbers and lengths of this item fit to be reckoned with and kept?
+    What is signed inside is checked by the book."""
+    match item:
+        case wire.RecordItem(age=age) | wire.EntryItem(age=age):
+            return age >= 0
+        case wire.Verdict():
+            return (
+                _is_about_a_life(item.subject, item.life, item.incarnation)
+                and item.age >= 0
+                and len(item.evidence) <= limits.EVIDENCE_MAX
+                and len(item.accusers) <= limits.ACCUSERS_MAX
+                and all(len(accuser) == _ID for accuser in item.accusers)
+            )
+        case wire.Question():
+            return (
+                _is_about_a_life(item.subject, item.life, item.incarnation)
+                and len(item.evidence) <= limits.EVIDENCE_MAX
+                and len(item.accuser) == _ID
+                and 0 <= item.number < _INT64
+                and 0 <= item.runs < _INT64
+            )
+        case wire.Vouch():
+            return (
+                _is_about_a_life(item.subject, item.life, item.incarnation)
+                and len(item.voucher) == _ID
+                and 0 <= item.number < _INT64
+                and len(item.answers) <= limits.QUESTIONS_MAX
+                and all(len(who) == _ID and 0 <= n < _INT64 for who, n in item.answers)
+            )
+        case wire.Stall():
+            return (
+                _is_about_a_life(item.subject, item.life, 0)
+                and len(item.monitor) == _ID
+                and 0 <= item.number < _INT64
+            )
+
+
+def _is_about_a_life(subject: NodeId, life: Life, incarnation: int) -> bool:
+    """The last incarnation is left to its owner, to answer what is said of it."""
+    return len(subject) == _ID and is_plausible(life) and 0 <= incarnation < limits.INCARNATION_MAX

@@ -83,41 +83,43 @@ def signed_entry(guest: str, home: int, home_born: int = 1, /, **fields: Any) ->
     return signer(home).entry(entry(guest, home, home_born, **fields))
 
 
-def verdict(
-    number: int, born: int = 1, incarnation: int = 0, *, age: int = 0, **fields: Any
-) -> wire.Verdict:
-    standard = {"evidence": "refused", "accusers": (node_id(99),)}
-    return wire.Verdict(
-        subject=node_id(number),
-        life=life(born),
-        incarnation=incarnation,
-        age=age,
-        **standard | fields,
-    )
+def verdict(subject: int, born: int = 1, incarnation: int = 0, /, **fields: Any) -> wire.Verdict:
+    standard = {
+        "subject": node_id(subject),
+        "life": life(born),
+        "incarnation": incarnation,
+        "age": 0,
+        "evidence": "refused",
+        "accusers": (node_id(99),),
+    }
+    return wire.Verdict(**standard | fields)
 
 
 def question(
-    number: int, born: int = 1, incarnation: int = 0, *, accuser: int = 90, **fields: Any
+    subject: int, born: int = 1, incarnation: int = 0, /, *, by: int = 90, **fields: Any
 ) -> wire.Question:
-    standard = {"evidence": "refused", "number": 1, "runs": 250}
-    return wire.Question(
-        subject=node_id(number),
-        life=life(born),
-        incarnation=incarnation,
-        accuser=node_id(accuser),
-        **standard | fields,
-    )
+    standard = {
+        "subject": node_id(subject),
+        "life": life(born),
+        "incarnation": incarnation,
+        "evidence": "refused",
+        "accuser": node_id(by),
+        "number": 1,
+        "runs": 250,
+    }
+    return wire.Question(**standard | fields)
 
 
 def vouch(
-    number: int, *answers: tuple[int, int], born: int = 1, voucher: int = 80, **fields: Any
+    subject: int, *answers: tuple[int, int], born: int = 1, by: int = 80, **fields: Any
 ) -> wire.Vouch:
     """``answers``: (accuser, number) of the questions that it answers."""
-    standard = {"incarnation": 0, "number": 1}
-    return wire.Vouch(
-        subject=node_id(number),
-        life=life(born),
-        voucher=node_id(voucher),
-        answers=tuple((node_id(accuser), asked) for accuser, asked in answers),
-        **standard | fields,
-    )
+    standard = {
+        "subject": node_id(subject),
+        "life": life(born),
+        "incarnation": 0,
+        "voucher": node_id(by),
+        "number": 1,
+        "answers": tuple((node_id(accuser), asked) for accuser, asked in answers),
+    }
+    return wire.Vouch(**standard | fields)
