@@ -44,8 +44,8 @@ PROTOCOL: Final = {
     "messages": (
         {"directory", "envelopes", "window"},
         {"dispatch", "streams"},
-        {"broadcast", "casttree", "guests", "intake", "mailbox", "outbox", "requests", "targets"},
-        {"home", "tracking"},
+        {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"},
+        {"home", "targets", "tracking"},
         {"casting", "guestdesk"},
         {"sending"},
         {"postoffice"},

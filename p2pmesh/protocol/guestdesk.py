@@ -15,7 +15,8 @@ meanwhile).  An acknowledgement that its home did not take is kept and sent agai
 A guest's Response goes to its home first, which knows who asked; if it answers
 nothing there, it becomes a message.
 
-Not here: what a guest's entry says (``guests``), and what is in mailboxes (``home``).
+Not here: what a guest's entry says (``guests``), what is in mailboxes (``home``), and
+calls on their way (``calls``).
 """
 
 from __future__ import annotations
@@ -23,33 +24,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 from enum import Enum
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol import wire
+from p2pmesh.protocol.calls import (
+    NO_LETTERS,
+    Body,
+    Forwarded,
+    Forwarding,
+    KeptAcks,
+    body_of,
+    letters_of,
+)
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.dispatch import NEVER, Announce, Dispatch
+from p2pmesh.protocol.dispatch import Announce, Dispatch
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
 from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.stamps import joining_stamp
-from p2pmesh.protocol.types import (
-    CallEnded,
-    Envelope,
-    GuestEntry,
-    Instant,
-    Life,
-    NodeId,
-    State,
-)
+from p2pmesh.protocol.types import CallEnded, Envelope, GuestEntry, Instant, NodeId, State
 
-_ACK_RETRY: Final = 5.0
-_ACKS_KEPT_FOR: Final = 3600.0
 _ASKED_HOMES_MAX: Final = 2
-
-
-_T = TypeVar("_T")
 
 
 class Place(Enum):
@@ -68,23 +65,12 @@ class _Where(NamedTuple):
     entry: GuestEntry | None = None  # the highest known
 
 
-_Body = wire.RegisterBody | wire.HeartbeatBody | wire.ReadBody | wire.AckBody | Envelope | None
-_BODIES: Final[dict[str, msgspec.msgpack.Decoder[_Body] | None]] = {
-    "register": msgspec.msgpack.Decoder(wire.RegisterBody),
-    "heartbeat": msgspec.msgpack.Decoder(wire.HeartbeatBody),
-    "deregister": None,
-    "read": msgspec.msgpack.Decoder(wire.ReadBody),
-    "ack": msgspec.msgpack.Decoder(wire.AckBody),
-    "respond": msgspec.msgpack.Decoder(Envelope),
-}
-_LETTERS: Final = msgspec.msgpack.Decoder(wire.Letters)
 _STATUSES: Final = frozenset({"ok", "unknown", "conflict", "forbidden", "full", "unavailable"})
-_NO_LETTERS: Final = wire.Letters((), ())
 
 
 class _Outcome(NamedTuple):
     status: str
-    letters: wire.Letters = _NO_LETTERS
+    letters: wire.Letters = NO_LETTERS
 
 
 class Responded(NamedTuple):
@@ -92,22 +78,6 @@ class Responded(NamedTuple):
 
     envelope: Envelope
     is_answer: bool  # False: it answers nothing there, and is a message
-
-
-class _Forwarded:
-    """A call that waits for another node."""
-
-    __slots__ = ("asked", "body", "call", "deadline", "home", "instance_id", "life", "operation")
-
-    def __init__(self, call: int, operation: str, instance_id: str, body: _Body) -> None:
-        self.call = call  # 0: nobody waits for it
-        self.operation = operation
-        self.instance_id = instance_id
-        self.body = body
-        self.deadline = NEVER
-        self.home: NodeId = b""
-        self.life: Life | None = None
-        self.asked = 0  # homes asked so far
 
 
 class GuestDesk:
@@ -124,30 +94,27 @@ class GuestDesk:
     ) -> None:
         self.guests = Guests(directory.me)
         self._responded: list[Responded] = []
-        self._next_at = NEVER
         self._directory = directory
         self._dispatch = dispatch
         self._home = home
         self._answering = answering
         self._counters = counters
         self._entropy = entropy
+        self._forwarding = Forwarding(directory, dispatch, counters, entropy)
+        self._acks = KeptAcks(counters)
         self._life = directory.my_life()
         self._calls = 0
-        self._number = int.from_bytes(entropy(6))  # of a life: see requests
-        self._forwarded: dict[int, _Forwarded] = {}
-        self._acks: dict[str, dict[str, float]] = {}  # instance -> message -> kept until
-        self._acks_kept = 0
 
     @property
     def next_at(self) -> float:
-        return min(self._next_at, self.guests.next_at)
+        return min(self.guests.next_at, self._forwarding.next_at, self._acks.next_at)
 
     # --- calls ------------------------------------------------------------------------
 
-    def call(self, at: Instant, operation: str, instance_id: str, body: _Body) -> int:
+    def call(self, at: Instant, operation: str, instance_id: str, body: Body) -> int:
         """A user's call; the number in the CallEnded that follows, perhaps at once."""
         self._calls += 1
-        self._go(at, _Forwarded(self._calls, operation, instance_id, body))
+        self._go(at, Forwarded(self._calls, operation, instance_id, body))
         return self._calls
 
     def respond(self, at: Instant, response: Envelope) -> bool:
@@ -158,7 +125,7 @@ class GuestDesk:
         where = self._where(response.source)
         if where.place is not Place.REMOTE:
             return False
-        self._go(at, _Forwarded(0, "respond", response.source, response))
+        self._go(at, Forwarded(0, "respond", response.source, response))
         return True
 
     def take_responded(self) -> list[Responded]:
@@ -187,7 +154,7 @@ class GuestDesk:
             return _Where(Place.NOWHERE, None, entry)
         return _Where(Place.REMOTE, entry.home, entry)
 
-    def _go(self, at: Instant, call: _Forwarded) -> None:
+    def _go(self, at: Instant, call: Forwarded) -> None:
         """To the home, or an outcome at once."""
         where = self._where(call.instance_id)
         is_remote = where.place is Place.REMOTE or (
@@ -196,15 +163,12 @@ class GuestDesk:
             and call.operation in ("read", "ack")
         )
         is_new = where.home is not None and where.home != call.home
-        if is_remote and is_new and call.asked < _ASKED_HOMES_MAX:
-            assert where.home is not None
-            self._forward(at, call, where.home)
-        else:
-            self._end(call, self._perform(at, where, call.operation, call.instance_id, call.body))
+        if not is_remote or not is_new or call.asked >= _ASKED_HOMES_MAX:
+            self._end(call, self._perform(at, where, call.instance_id, call.body))
+        elif where.home is not None and not self._forwarding.forward(at, call, where.home):
+            self._end(call, _Outcome("unavailable"))
 
-    def _perform(
-        self, at: Instant, where: _Where, operation: str, instance_id: str, body: _Body
-    ) -> _Outcome:
+    def _perform(self, at: Instant, where: _Where, instance_id: str, body: Body) -> _Outcome:
         """Answer here; whoever should have, did not."""
         match body:
             case wire.RegisterBody():
@@ -220,7 +184,7 @@ class GuestDesk:
             case None:
                 return self._deregister(at, where, instance_id)
 
-    def _end(self, call: _Forwarded, outcome: _Outcome) -> None:
+    def _end(self, call: Forwarded, outcome: _Outcome) -> None:
         if isinstance(call.body, Envelope):
             self._responded.append(Responded(call.body, outcome.status == "ok"))
         elif call.call:
@@ -318,7 +282,7 @@ class GuestDesk:
         if where.home == self._dispatch.me:
             self._home.acknowledge(instance_id, body.message_ids)
         elif where.place is not Place.NOWHERE:
-            self._keep_acks(at, instance_id, body.message_ids)
+            self._acks.keep(at, instance_id, body.message_ids)
         return _Outcome("ok")
 
     def _respond(self, response: Envelope) -> _Outcome:
@@ -334,104 +298,41 @@ class GuestDesk:
 
     # --- answered elsewhere -----------------------------------------------------------
 
-    def _forward(self, at: Instant, call: _Forwarded, home: NodeId) -> None:
-        if len(self._forwarded) >= limits.CALLS_MAX:
-            self._counters["calls_full"] += 1
-            self._end(call, _Outcome("unavailable"))
-            return
-        call.home = home
-        call.life = self._directory.node_life(home)
-        call.asked += 1
-        call.deadline = at.now + timing.FORWARD_TIMEOUT
-        self._next_at = min(self._next_at, call.deadline)
-        self._number += 1
-        self._forwarded[self._number] = call
-        if self._dispatch.is_open(home):
-            self._say(self._number, call)
-        else:
-            self._dispatch.want(at, home)
-
-    def _say(self, number: int, call: _Forwarded) -> None:
-        body = b"" if call.body is None else msgspec.msgpack.encode(call.body)
-        self._dispatch.send(call.home, wire.Call(number, call.operation, call.instance_id, body))
-
     def result(self, at: Instant, peer: NodeId, message: wire.CallResult) -> None:
         """Another home answers."""
-        call = self._forwarded.get(message.call)
-        if call is None or call.home != peer:
-            self._counters["call_result_late"] += 1
+        call = self._forwarding.answered(peer, message.call)
+        if call is None:
             return
-        del self._forwarded[message.call]
         if message.status == "elsewhere":
             self._go(at, call)  # not its guest (any more): what do we know by now?
             return
         status = message.status if message.status in _STATUSES else "unavailable"
-        letters = _NO_LETTERS
+        letters: wire.Letters | None = NO_LETTERS
         if call.operation == "read" and status == "ok":
-            decoded = _decoded(_LETTERS, message.body)
-            if decoded is None or len(decoded.messages) != len(decoded.vias):
-                status = "unavailable"
-            else:
-                letters = decoded
-        if call.operation == "ack" and status == "ok":
-            assert isinstance(call.body, wire.AckBody)
-            self._forget_acks(call.instance_id, call.body.message_ids)
-        self._end(call, _Outcome(status, letters))
+            letters = letters_of(message)
+        if isinstance(call.body, wire.AckBody) and status == "ok":
+            self._acks.forget(call.instance_id, call.body.message_ids)
+        self._end(call, _Outcome("unavailable") if letters is None else _Outcome(status, letters))
 
     def opened(self, peer: NodeId) -> None:
-        """There is a new way to this peer: what was called or answered may be lost."""
-        for number, call in self._forwarded.items():
-            if call.home == peer:
-                self._say(number, call)
+        """There is a new way to this peer."""
+        self._forwarding.opened(peer)
 
     def called(self, at: Instant, peer: NodeId, message: wire.Call) -> None:
         """A peer's call about an instance that it takes to live here."""
-        body = _body_of(message)
+        body = body_of(message)
         if isinstance(body, str):
             self._counters["call_malformed"] += 1
             return
         where = self._where(message.instance_id)
-        if where.home == self._dispatch.me or where.place is Place.AGENT:
-            outcome = self._perform(at, where, message.operation, message.instance_id, body)
-        elif where.place is Place.NOWHERE and message.operation != "register":
-            outcome = _Outcome("unknown")
-        else:
-            outcome = _Outcome("elsewhere")
-        letters = b"" if outcome.letters is _NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
+        is_elsewhere = where.place in (Place.REMOTE, Place.ORPHAN) or (
+            where.place is Place.NOWHERE and message.operation == "register"
+        )
+        outcome = _Outcome("elsewhere")
+        if not is_elsewhere:
+            outcome = self._perform(at, where, message.instance_id, body)
+        letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
         self._dispatch.send(peer, wire.CallResult(message.call, outcome.status, letters))
-
-    # --- acknowledgements that their home did not take --------------------------------
-
-    def _keep_acks(self, at: Instant, instance_id: str, message_ids: Collection[str]) -> None:
-        kept = self._acks.setdefault(instance_id, {})
-        for message_id in message_ids:
-            if self._acks_kept >= limits.ACKS_KEPT_MAX:
-                self._counters["acks_full"] += 1
-                break
-            if message_id not in kept:
-                kept[message_id] = at.now + _ACKS_KEPT_FOR
-                self._acks_kept += 1
-        if not kept:
-            del self._acks[instance_id]
-        self._next_at = min(self._next_at, at.now + _ACK_RETRY)
-
-    def _forget_acks(self, instance_id: str, message_ids: Collection[str]) -> None:
-        kept = self._acks.get(instance_id)
-        if kept is None:
-            return
-        for message_id in message_ids:
-            if kept.pop(message_id, None) is not None:
-                self._acks_kept -= 1
-        if not kept:
-            del self._acks[instance_id]
-
-    def _resend_acks(self, at: Instant) -> None:
-        for instance_id, kept in list(self._acks.items()):
-            over = [message_id for message_id, until in kept.items() if until <= at.now]
-            self._forget_acks(instance_id, over)
-            where = self._where(instance_id)
-            if kept and where.home is not None:
-                self._go(at, _Forwarded(0, "ack", instance_id, wire.AckBody(tuple(kept))))
 
     # --- changes and time -------------------------------------------------------------
 
@@ -445,10 +346,8 @@ class GuestDesk:
             self._life = life
             for entry in self.guests.relive(life):
                 self._announce(entry)
-        for number, call in list(self._forwarded.items()):
-            if call.home in nodes and self._directory.node_life(call.home) != call.life:
-                del self._forwarded[number]
-                self._go(at, call)
+        for call in self._forwarding.gone(nodes):
+            self._go(at, call)
         moved: list[tuple[str, list[HandOver]]] = []
         for instance_id in instances:
             if instance_id not in self.guests:
@@ -469,33 +368,8 @@ class GuestDesk:
             self._announce(entry)
             if entry.state is State.LEFT:
                 self._home.close(entry.instance_id)
-        if at.now < self._next_at:
-            return
-        self._next_at = NEVER
-        for number, call in list(self._forwarded.items()):
-            if call.deadline <= at.now:
-                self._counters["call_unanswered"] += 1
-                del self._forwarded[number]
-                self._go(at, call)
-        if self._acks:
-            self._resend_acks(at)
-            self._next_at = min(self._next_at, at.now + _ACK_RETRY)
-        for call in self._forwarded.values():
-            self._next_at = min(self._next_at, call.deadline)
-
-
-def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T | None:
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
-        return None
-
-
-def _body_of(message: wire.Call) -> _Body | Literal["malformed"]:
-    if message.operation not in _BODIES:
-        return "malformed"
-    decoder = _BODIES[message.operation]
-    if decoder is None:
-        return None
-    body = _decoded(decoder, message.body)
-    return "malformed" if body is None else body
+        for call in self._forwarding.mute(at):
+            self._go(at, call)
+        for instance_id, message_ids in self._acks.due(at):
+            if self._where(instance_id).home is not None:
+                self._go(at, Forwarded(0, "ack", instance_id, wire.AckBody(message_ids)))

@@ -461,4 +461,5 @@ def audit(office: Office) -> None:
     )
     assert outbox._account.used == sum(held_bytes)
     assert post._answering._kept_bytes == sum(k.size for k in post._answering._kept.values())
-    assert post._desk._acks_kept == sum(map(len, post._desk._acks.values()))
+    acks = post._desk._acks
+    assert acks.count == sum(map(len, acks._acks.values()))

@@ -167,6 +167,6 @@ def _use_a_known_number(office: Office, message: wire.Message, data: st.DataObje
         case wire.Cancel() | wire.Ask():
             known, field = [key[1] for key in office.post._answering._queries], "request"
         case wire.CallResult():
-            known, field = list(office.post._desk._forwarded), "call"
+            known, field = list(office.post._desk._forwarding), "call"
     if known and data.draw(st.booleans()):
         msgspec.structs.force_setattr(message, field, data.draw(st.sampled_from(known)))

@@ -1,0 +1,210 @@
+"""Registry calls on their way to another node, and acknowledgements kept for one.
+
+    Forwarding   call ──Call──► home ──CallResult──► result()
+                 no answer in FORWARD_TIMEOUT, or the home died ─► mute()
+    KeptAcks     what no home has taken yet, for an hour
+
+A call is said when there is a way to the home, and once more on every new one.
+
+Not here: who is asked, and what a mute home means (``guestdesk``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.directory import Directory
+from p2pmesh.protocol.dispatch import NEVER, Dispatch
+from p2pmesh.protocol.types import Envelope, Instant, Life, NodeId
+
+ACK_RETRY: Final = 5.0
+_ACKS_KEPT_FOR: Final = 3600.0
+
+#: The arguments of a call, by their type; None: to deregister.
+Body: TypeAlias = (
+    wire.RegisterBody | wire.HeartbeatBody | wire.ReadBody | wire.AckBody | Envelope | None
+)
+_BODIES: Final[dict[str, msgspec.msgpack.Decoder[Body] | None]] = {
+    "register": msgspec.msgpack.Decoder(wire.RegisterBody),
+    "heartbeat": msgspec.msgpack.Decoder(wire.HeartbeatBody),
+    "deregister": None,
+    "read": msgspec.msgpack.Decoder(wire.ReadBody),
+    "ack": msgspec.msgpack.Decoder(wire.AckBody),
+    "respond": msgspec.msgpack.Decoder(Envelope),
+}
+_LETTERS: Final = msgspec.msgpack.Decoder(wire.Letters)
+NO_LETTERS: Final = wire.Letters((), ())
+
+_T = TypeVar("_T")
+
+
+def body_of(message: wire.Call) -> Body | Literal["malformed"]:
+    """The arguments of a peer's call."""
+    if message.operation not in _BODIES:
+        return "malformed"
+    decoder = _BODIES[message.operation]
+    if decoder is None:
+        return None
+    body = _decoded(decoder, message.body)
+    return "malformed" if body is None else body
+
+
+def letters_of(message: wire.CallResult) -> wire.Letters | None:
+    """What a read brought; None: malformed."""
+    letters = _decoded(_LETTERS, message.body)
+    if letters is None or len(letters.messages) != len(letters.vias):
+        return None
+    return letters
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T | None:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
+        return None
+
+
+class Forwarded:
+    """A call of this node's users, until it ends."""
+
+    __slots__ = ("asked", "body", "call", "deadline", "home", "instance_id", "life", "operation")
+
+    def __init__(self, call: int, operation: str, instance_id: str, body: Body) -> None:
+        self.call = call  # 0: nobody waits for it
+        self.operation = operation
+        self.instance_id = instance_id
+        self.body = body
+        self.deadline = NEVER
+        self.home: NodeId = b""  # the last one that was asked
+        self.life: Life | None = None
+        self.asked = 0  # homes asked so far
+
+
+class Forwarding:
+    """Calls that wait for another node."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        dispatch: Dispatch,
+        counters: Counter[str],
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self.next_at = NEVER
+        self._directory = directory
+        self._dispatch = dispatch
+        self._counters = counters
+        self._number = int.from_bytes(entropy(6))  # of this life: see requests
+        self._calls: dict[int, Forwarded] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._calls)
+
+    def forward(self, at: Instant, call: Forwarded, home: NodeId) -> bool:
+        """Ask this home.  False: too many calls wait."""
+        if len(self._calls) >= limits.CALLS_MAX:
+            self._counters["calls_full"] += 1
+            return False
+        call.home = home
+        call.life = self._directory.node_life(home)
+        call.asked += 1
+        call.deadline = at.now + timing.FORWARD_TIMEOUT
+        self.next_at = min(self.next_at, call.deadline)
+        self._number += 1
+        self._calls[self._number] = call
+        if self._dispatch.is_open(home):
+            self._say(self._number, call)
+        else:
+            self._dispatch.want(at, home)
+        return True
+
+    def _say(self, number: int, call: Forwarded) -> None:
+        body = b"" if call.body is None else msgspec.msgpack.encode(call.body)
+        self._dispatch.send(call.home, wire.Call(number, call.operation, call.instance_id, body))
+
+    def opened(self, peer: NodeId) -> None:
+        """There is a new way to this peer: what was called or answered may be lost."""
+        for number, call in self._calls.items():
+            if call.home == peer:
+                self._say(number, call)
+
+    def answered(self, peer: NodeId, number: int) -> Forwarded | None:
+        """The call that the peer answers; None: none that was asked of it."""
+        call = self._calls.get(number)
+        if call is None or call.home != peer:
+            self._counters["call_result_late"] += 1
+            return None
+        return self._calls.pop(number)
+
+    def gone(self, nodes: Collection[NodeId]) -> list[Forwarded]:
+        """The calls whose home died, or lives anew, taken out."""
+        return self._taken(
+            [
+                number
+                for number, call in self._calls.items()
+                if call.home in nodes and self._directory.node_life(call.home) != call.life
+            ]
+        )
+
+    def mute(self, at: Instant) -> list[Forwarded]:
+        """The calls that were not answered in time, taken out."""
+        if at.now < self.next_at:
+            return []
+        late = [number for number, call in self._calls.items() if call.deadline <= at.now]
+        self._counters["call_unanswered"] += len(late)
+        taken = self._taken(late)
+        self.next_at = min((call.deadline for call in self._calls.values()), default=NEVER)
+        return taken
+
+    def _taken(self, numbers: list[int]) -> list[Forwarded]:
+        return [self._calls.pop(number) for number in numbers]
+
+
+class KeptAcks:
+    """Acknowledgements that no home has taken yet."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self.next_at = NEVER
+        self.count = 0
+        self._counters = counters
+        self._acks: dict[str, dict[str, float]] = {}  # instance -> message -> kept until
+
+    def keep(self, at: Instant, instance_id: str, message_ids: Collection[str]) -> None:
+        kept = self._acks.setdefault(instance_id, {})
+        for message_id in message_ids:
+            if self.count >= limits.ACKS_KEPT_MAX:
+                self._counters["acks_full"] += 1
+                break
+            if message_id not in kept:
+                kept[message_id] = at.now + _ACKS_KEPT_FOR
+                self.count += 1
+        if not kept:
+            del self._acks[instance_id]
+        self.next_at = min(self.next_at, at.now + ACK_RETRY)
+
+    def forget(self, instance_id: str, message_ids: Collection[str]) -> None:
+        """Their home has taken them."""
+        kept = self._acks.get(instance_id, {})
+        for message_id in message_ids:
+            if kept.pop(message_id, None) is not None:
+                self.count -= 1
+        if not kept:
+            self._acks.pop(instance_id, None)
+
+    def due(self, at: Instant) -> list[tuple[str, tuple[str, ...]]]:
+        """What to try again now, by instance."""
+        if at.now < self.next_at:
+            return []
+        for instance_id, kept in list(self._acks.items()):
+            over = [message_id for message_id, until in kept.items() if until <= at.now]
+            self.forget(instance_id, over)
+        self.next_at = at.now + ACK_RETRY if self._acks else NEVER
+        return [(instance_id, tuple(kept)) for instance_id, kept in self._acks.items()]
