@@ -241,18 +241,25 @@ class Discovery:
         return True
 
     async def update(self, advert: Advert) -> bool:
-        """The own addresses changed: advertise and browse on these instead.
-        As :meth:`start`; it also starts what could not be started before."""
-        if self._azc is None:
-            return await self.start(advert)
-        try:
-            if self._given is None:
-                await self._azc.async_update_interfaces(list(advert.hosts) or ["127.0.0.1"])
-            await self._announce(advert)
-        except (OSError, RuntimeError, ValueError, ZeroconfError) as error:
-            log.warning("mDNS does not follow the new addresses (%s)", error)
-            return False
-        return True
+        """The own addresses changed: advertise these instead.  As :meth:`start`; it
+        also starts what could not be started before.
+
+        Our own zeroconf is made anew for them: the kernel ties a socket's group
+        memberships to the interface, and a socket that joined by an address which
+        is gone can neither leave nor join again.
+        """
+        if self._azc is not None and self._given is not None:
+            try:
+                await self._announce(advert)
+            except (OSError, RuntimeError, ValueError, ZeroconfError) as error:
+                log.warning("mDNS does not follow the new addresses (%s)", error)
+                return False
+            return True
+        await self.close()
+        for key in tuple(self._candidates):
+            del self._candidates[key]
+            self._lost(key)
+        return await self.start(advert)
 
     async def close(self) -> None:
         """Say goodbye, stop browsing and let go of every socket that is ours."""

@@ -129,8 +129,27 @@ async def test_a_changed_port_is_offered_again_under_the_same_key(
     first, second = await start(1), await start(2)
     before = await first.until_found(node_id(2))
     assert await second.discovery.update(advert(2, mesh_id, port=9000))
-    await first.until(lambda s: s.candidates[before.key].addresses == ("127.0.0.1:9000",))
-    assert first.reports == ["found", "found"]
+    await first.until(lambda s: addresses(s) == ("127.0.0.1:9000",))
+    assert list(first.candidates) == [before.key]
+
+
+def addresses(seen: Seen) -> tuple[str, ...]:
+    """Of all candidates."""
+    return tuple(a for candidate in seen.candidates.values() for a in candidate.addresses)
+
+
+async def test_a_new_address_is_advertised_at_and_listened_at(start: Start, mesh_id: bytes) -> None:
+    first, second = await start(1), await start(2)
+    before = await first.until_found(node_id(2))
+    both = ("127.0.0.1", "127.0.0.2")
+    assert await second.discovery.update(advert(2, mesh_id)._replace(hosts=both))
+    await first.until(lambda s: addresses(s) == ("127.0.0.1:8002", "127.0.0.2:8002"))
+    assert list(first.candidates) == [before.key]
+    only = ("127.0.0.2",)
+    assert await second.discovery.update(advert(2, mesh_id)._replace(hosts=only))
+    third = await start(3)
+    await second.until_found(node_id(3))
+    await third.until_found(node_id(2))
 
 
 async def test_the_applications_own_zeroconf_is_used_and_left_running(start: Start) -> None:
