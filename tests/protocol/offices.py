@@ -452,10 +452,11 @@ def audit(office: Office) -> None:
         box = post._home.mailboxes.get(stream.recipient)
         held = box.letters.values() if box is not None else ()
         assert stream.open == {n for letter in held for of, n in letter.places if of is stream}
+    parcels = [each for waiting in post._sending._waiting._parcels.values() for each in waiting]
     held_bytes = (
         sum(stream.bytes for stream in streams),
         sum(letter.charge for letter in letters if not letter.is_shared),
-        sum(parcel.size for parcels in post._sending._waiting._parcels.values() for parcel in parcels),
+        sum(parcel.size for parcel in parcels),
         sum(asked.size for asked in post._asking._asked.values()),
         sum(held.size for held in post._broadcasts._held.values()),
     )

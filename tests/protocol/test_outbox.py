@@ -379,20 +379,6 @@ def test_a_message_to_the_own_agent_stays_queued_until_it_is_done() -> None:
     assert a.moves(message_id) == [("a-1", "done")]
 
 
-def test_states_of_ended_messages_are_forgotten_first() -> None:
-    world, a, b = pair()
-    world.kill(b)
-    waiting = a.send("b-1")
-    for _ in range(limits.MESSAGE_STATES_MAX + 100):
-        a.post.send(
-            world.at, source="x", target="a-1", named=False, type="T", payload=b"", ttl=9.0,
-            correlation_id=None,
-        )  # fmt: skip
-        world.run()
-    assert a.post.message_state(waiting) is not None
-    assert len(a.post._tracking) == limits.MESSAGE_STATES_MAX
-
-
 def test_a_stranger_cannot_receipt_or_end_anothers_messages() -> None:
     world = World()
     a, b, c = world.add("a"), world.add("b"), world.add("c")
