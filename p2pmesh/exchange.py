@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec
 
-from p2pmesh.config import read_type
 from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
 from p2pmesh.driver import Driver
 from p2pmesh.errors import ConfigError, MeshError, NotStarted
@@ -28,6 +27,7 @@ from p2pmesh.protocol.types import (
     RequestEnded,
     SendRefused,
 )
+from p2pmesh.values import read_type
 
 P = ParamSpec("P")
 

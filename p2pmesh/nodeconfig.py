@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from p2pmesh.config import (
+from p2pmesh.datadir import Identity
+from p2pmesh.errors import ConfigError
+from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
+from p2pmesh.protocol.limits import LABELS_MAX, NAME_MAX
+from p2pmesh.protocol.timing import PRESETS
+from p2pmesh.values import (
     read_address,
     read_http,
     read_instance_id,
@@ -23,11 +28,6 @@ from p2pmesh.config import (
     read_peer,
     read_port,
 )
-from p2pmesh.datadir import Identity
-from p2pmesh.errors import ConfigError
-from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
-from p2pmesh.protocol.limits import LABELS_MAX, NAME_MAX
-from p2pmesh.protocol.timing import PRESETS
 
 T = TypeVar("T")
 

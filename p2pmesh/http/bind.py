@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from p2pmesh.config import read_http
 from p2pmesh.errors import ConfigError
+from p2pmesh.values import read_http
 
 
 def address(setting: str) -> tuple[str, int | None]:

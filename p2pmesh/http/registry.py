@@ -16,7 +16,6 @@ from urllib.parse import parse_qs
 
 from msgspec import Meta, Struct
 
-from p2pmesh.config import read_hostname, read_instance_id, read_label
 from p2pmesh.errors import UnknownTarget
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
@@ -24,6 +23,7 @@ from p2pmesh.http.codec import Instance, MessageType, instances_out, message_out
 from p2pmesh.http.idempotency import KeyedAnswers
 from p2pmesh.protocol.limits import CORRELATION_MAX, LABELS_MAX, MAILBOX_MESSAGES_MAX
 from p2pmesh.protocol.types import Member
+from p2pmesh.values import read_hostname, read_instance_id, read_label
 
 #: One answer of ``GET /messages``: oldest first, the rest after acknowledgements.
 MESSAGES_BYTES_MAX: Final = 8 * 1024 * 1024

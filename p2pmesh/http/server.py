@@ -25,7 +25,6 @@ from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from p2pmesh import __version__
-from p2pmesh.config import DEFAULT_HTTP_PORT
 from p2pmesh.errors import ConfigError, MeshError
 from p2pmesh.forked import let_go
 from p2pmesh.http import bind, guard
@@ -35,6 +34,7 @@ from p2pmesh.http.codec import BODY_MAX
 from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
 from p2pmesh.http.registry import Registry
 from p2pmesh.http.v1 import V1
+from p2pmesh.values import DEFAULT_HTTP_PORT
 
 IDLE_TIMEOUT: Final = 75.0  # clients reuse a connection after seconds of silence
 STOP_TIMEOUT: Final = 0.5

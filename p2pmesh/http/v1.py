@@ -16,13 +16,13 @@ from urllib.parse import parse_qs
 import msgspec
 from msgspec import Meta
 
-from p2pmesh.config import REQUEST_TIMEOUT_MAX
 from p2pmesh.errors import AmbiguousTarget, UnknownTarget
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
 from p2pmesh.http.codec import MessageType, message_out
 from p2pmesh.http.registry import SendBody, is_instance_id, sender
 from p2pmesh.protocol.types import Member
+from p2pmesh.values import REQUEST_TIMEOUT_MAX
 
 STATES: Final = ("alive", "suspect", "failed", "left")
 

@@ -76,10 +76,16 @@ def test_a_step_that_does_not_hold_is_named(
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("line", [0, 1, 6])
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        *((signal.SIGINT, line) for line in (0, 1, 6)),
+        *((signal.SIGTERM, line) for line in (0, 6)),
+        (signal.SIGHUP, 1),
+    ],
+)
 def test_interrupted_anywhere_it_takes_everything_with_it(
-    line: int, number: signal.Signals, home: Path, temporary: Path
+    number: signal.Signals, line: int, home: Path, temporary: Path
 ) -> None:
     with subprocess.Popen(
         [*P2PMESH, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pmesh.config import read_instance_id
 from p2pmesh.errors import AmbiguousTarget, QueueFull, RequestTimeout, UnknownTarget
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent
 from p2pmesh.protocol.types import (
@@ -31,6 +30,7 @@ from p2pmesh.protocol.types import (
     MemberJoined,
     Recipient,
 )
+from p2pmesh.values import read_instance_id
 
 EVENTS_KEPT: Final = 1000
 QUEUE_MAX: Final = 1000
