@@ -244,9 +244,8 @@ class Discovery:
         """The own addresses changed: advertise these instead.  As :meth:`start`; it
         also starts what could not be started before.
 
-        Our own zeroconf is made anew for them: the kernel ties a socket's group
-        memberships to the interface, and a socket that joined by an address which
-        is gone can neither leave nor join again.
+        Our own zeroconf is made anew for them: one that runs passes over an address
+        whose interface it has joined by another.
         """
         if self._azc is not None and self._given is not None:
             try:
