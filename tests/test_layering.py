@@ -43,7 +43,7 @@ PROTOCOL: Final = {
     ),
     "messages": (
         {"directory", "envelopes", "window"},
-        {"dispatch", "streams"},
+        {"ways", "streams"},
         {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"},
         {"home", "targets", "tracking"},
         {"casting", "guestdesk"},

@@ -28,7 +28,6 @@ import msgspec
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds
 from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.types import (
@@ -41,6 +40,7 @@ from p2pmesh.protocol.types import (
     NodeId,
     Recipient,
 )
+from p2pmesh.protocol.ways import NEVER, Ways
 
 _BATCH_GAP: Final = 0.05
 _REPAIR_GAP_MAX: Final = 30.0
@@ -110,7 +110,7 @@ class Broadcasts:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         account: Account,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
@@ -118,7 +118,7 @@ class Broadcasts:
         self.next_at = NEVER
         self.stream = entropy(8)
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._account = account
         self._counters = counters
         self._highest = 0
@@ -175,7 +175,7 @@ class Broadcasts:
         if home is not None:
             floor = next((seq for seq, one in self._held.items() if home in one.homes), held.seq)
         return wire.Cast(
-            self._dispatch.me,
+            self._ways.me,
             self.stream,
             held.seq,
             min(floor, held.seq),
@@ -216,7 +216,7 @@ class Broadcasts:
         held.states[instance_id] = state
         if reason:
             held.reasons[instance_id] = reason
-        self._dispatch.effects.append(MessageMoved(held.message_id, instance_id, state, reason))
+        self._ways.effects.append(MessageMoved(held.message_id, instance_id, state, reason))
 
     def _tidy(self, held: Held) -> None:
         if held.is_over and held.seq in self._held:
@@ -290,14 +290,14 @@ class Broadcasts:
     def _send_directly(
         self, at: Instant, held: Held, home: NodeId, owed: _Owed, sent: Counter[NodeId]
     ) -> None:
-        if not self._dispatch.is_clear(home):
-            self._dispatch.want(at, home)
+        if not self._ways.is_clear(home):
+            self._ways.want(at, home)
             owed.due_at = at.now + timing.CAST_REPAIR_AFTER
         elif sent[home] >= limits.FLIGHT_MAX:
             owed.due_at = at.now + _BATCH_GAP
         else:
             self._counters["broadcast_repaired"] += 1
-            self._dispatch.send(home, self.cast(at, held, home))
+            self._ways.send(home, self.cast(at, held, home))
             sent[home] += held.size
             owed.due_at = at.now + owed.gap
             owed.gap = min(2 * owed.gap, _REPAIR_GAP_MAX)

@@ -19,8 +19,8 @@ import msgspec
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory
-from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.types import Envelope, Instant, Life, NodeId
+from p2pmesh.protocol.ways import NEVER, Ways
 
 ACK_RETRY: Final = 5.0
 _ACKS_KEPT_FOR: Final = 3600.0
@@ -91,13 +91,13 @@ class Forwarding:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
     ) -> None:
         self.next_at = NEVER
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._number = int.from_bytes(entropy(6))  # of this life: see requests
         self._calls: dict[int, Forwarded] = {}
@@ -120,15 +120,15 @@ class Forwarding:
         self.next_at = min(self.next_at, call.deadline)
         self._number += 1
         self._calls[self._number] = call
-        if self._dispatch.is_open(home):
+        if self._ways.is_open(home):
             self._say(self._number, call)
         else:
-            self._dispatch.want(at, home)
+            self._ways.want(at, home)
         return True
 
     def _say(self, number: int, call: Forwarded) -> None:
         body = b"" if call.body is None else msgspec.msgpack.encode(call.body)
-        self._dispatch.send(call.home, wire.Call(number, call.operation, call.instance_id, body))
+        self._ways.send(call.home, wire.Call(number, call.operation, call.instance_id, body))
 
     def opened(self, peer: NodeId) -> None:
         """There is a new way to this peer: what was called or answered may be lost."""

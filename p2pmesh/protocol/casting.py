@@ -19,12 +19,12 @@ from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.broadcast import Broadcasts, Held
 from p2pmesh.protocol.casttree import CastTree, Taken
 from p2pmesh.protocol.directory import Directory
-from p2pmesh.protocol.dispatch import Dispatch
 from p2pmesh.protocol.envelopes import SEQ_MAX, is_sound, seconds_left
 from p2pmesh.protocol.home import Home
 from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.types import Envelope, Instant, NodeId
+from p2pmesh.protocol.ways import Ways
 from p2pmesh.protocol.window import Place, Window
 
 
@@ -34,7 +34,7 @@ class Casting:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         counters: Counter[str],
         broadcasts: Broadcasts,
         tree: CastTree,
@@ -42,7 +42,7 @@ class Casting:
         outbox: Outbox,
     ) -> None:
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._broadcasts = broadcasts
         self._tree = tree
@@ -55,7 +55,7 @@ class Casting:
 
     def broadcast(self, at: Instant, envelope: Envelope, expires_at: float) -> Held:
         """To every instance alive now but the source.  Raises QueueFull."""
-        broadcasts, me = self._broadcasts, self._dispatch.me
+        broadcasts, me = self._broadcasts, self._ways.me
         instances = [
             instance
             for instance in self._directory.live_instances()
@@ -96,18 +96,18 @@ class Casting:
             case Place.TAKEN:
                 self._counters["cast_again"] += 1
                 if not cast.direct:  # the receipt went, or goes, another way
-                    self._dispatch.send(peer, wire.CastReceipt(*key, (), ()))
+                    self._ways.send(peer, wire.CastReceipt(*key, (), ()))
                     return
                 taken = self._taken.get(key, Taken())
             case Place.BEYOND:
                 self._counters["cast_beyond_window"] += 1
                 return
-        self._dispatch.send(peer, wire.CastReceipt(*key, (self._dispatch.me,), *taken))
+        self._ways.send(peer, wire.CastReceipt(*key, (self._ways.me,), *taken))
 
     def _is_sound(self, peer: NodeId, cast: wire.Cast) -> bool:
         return (
             len(cast.root) == 32
-            and cast.root != self._dispatch.me
+            and cast.root != self._ways.me
             and len(cast.stream) == 8
             and 1 <= cast.floor <= cast.seq <= SEQ_MAX
             and (not cast.direct or cast.root == peer)
@@ -134,7 +134,7 @@ class Casting:
         return window
 
     def receipt(self, peer: NodeId, message: wire.CastReceipt) -> None:
-        if message.root == self._dispatch.me:
+        if message.root == self._ways.me:
             self._broadcasts.receipt(message)
         else:
             self._tree.receipt(peer, message)

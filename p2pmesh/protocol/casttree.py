@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory
-from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import OVERHEAD
 from p2pmesh.protocol.types import Instant, NodeId
+from p2pmesh.protocol.ways import NEVER, Ways
 
 #: Rings follow the view this late at most; a tree computed before may be of old rings.
 _SETTLED_AFTER: Final = 2 * timing.RING_SETTLE
@@ -83,10 +83,10 @@ class _HeldBack:
 class CastTree:
     """Passes broadcasts down and receipts up."""
 
-    def __init__(self, directory: Directory, dispatch: Dispatch, counters: Counter[str]) -> None:
+    def __init__(self, directory: Directory, ways: Ways, counters: Counter[str]) -> None:
         self.next_at = NEVER
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._children: dict[NodeId, tuple[NodeId, ...]] = {}
         self._settled_at = 0.0  # when the rings are sure to have followed the view
@@ -109,15 +109,15 @@ class CastTree:
             return
         key = (cast.root, cast.stream, cast.seq)
         made = self._sums[key] = _Sum(parent, waiting, at.now)
-        made.homes.append(self._dispatch.me)
+        made.homes.append(self._ways.me)
         made.delivered += mine.delivered
         made.refused += mine.refused
         self.next_at = min(self.next_at, made.sum_at)
 
     def _answer(self, parent: NodeId, cast: wire.Cast, mine: Taken) -> None:
-        self._dispatch.send(
+        self._ways.send(
             parent,
-            wire.CastReceipt(cast.root, cast.stream, cast.seq, (self._dispatch.me,), *mine),
+            wire.CastReceipt(cast.root, cast.stream, cast.seq, (self._ways.me,), *mine),
         )
 
     def _below(self, at: Instant, root: NodeId) -> tuple[NodeId, ...]:
@@ -126,16 +126,16 @@ class CastTree:
             self._children.clear()
         below = self._children.get(root)
         if below is None:
-            below = children(self._directory.ring_neighbours, root, self._dispatch.me)
+            below = children(self._directory.ring_neighbours, root, self._ways.me)
             self._children[root] = below
         return below
 
     def _pass(self, child: NodeId, cast: wire.Cast) -> bool:
-        if not self._dispatch.is_open(child):
+        if not self._ways.is_open(child):
             self._counters["cast_child_without_link"] += 1
             return False
-        if self._dispatch.is_clear(child):
-            self._dispatch.send(child, cast)
+        if self._ways.is_clear(child):
+            self._ways.send(child, cast)
             return True
         held = self._held_back.setdefault(child, _HeldBack())
         size = OVERHEAD + len(cast.envelope.payload)
@@ -150,7 +150,7 @@ class CastTree:
         """The way to this peer is no longer backed up."""
         held = self._held_back.pop(peer, None)
         for cast in held.casts if held is not None else ():
-            self._dispatch.send(peer, cast)
+            self._ways.send(peer, cast)
 
     def closed(self, at: Instant, peer: NodeId) -> None:
         """No way to this peer: nothing comes up from it."""
@@ -188,7 +188,7 @@ class CastTree:
         elif not summed.is_late:
             return
         if is_last or summed.homes:
-            self._dispatch.send(
+            self._ways.send(
                 summed.parent,
                 wire.CastReceipt(
                     *key,

@@ -39,12 +39,12 @@ from p2pmesh.protocol.calls import (
     letters_of,
 )
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.dispatch import Announce, Dispatch
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
 from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.stamps import joining_stamp
 from p2pmesh.protocol.types import CallEnded, Envelope, GuestEntry, Instant, NodeId, State
+from p2pmesh.protocol.ways import Announce, Ways
 
 _ASKED_HOMES_MAX: Final = 2
 
@@ -86,7 +86,7 @@ class GuestDesk:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         home: Home,
         answering: Answering,
         counters: Counter[str],
@@ -95,12 +95,12 @@ class GuestDesk:
         self.guests = Guests(directory.me)
         self._responded: list[Responded] = []
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._home = home
         self._answering = answering
         self._counters = counters
         self._entropy = entropy
-        self._forwarding = Forwarding(directory, dispatch, counters, entropy)
+        self._forwarding = Forwarding(directory, ways, counters, entropy)
         self._acks = KeptAcks(counters)
         self._life = directory.my_life()
         self._calls = 0
@@ -138,19 +138,19 @@ class GuestDesk:
     def _where(self, instance_id: str) -> _Where:
         agent = self._home.mailboxes.agent
         if agent is not None and agent.instance_id == instance_id:
-            return _Where(Place.AGENT, self._dispatch.me)
+            return _Where(Place.AGENT, self._ways.me)
         instance = self._directory.instance(instance_id)
         if is_live(instance) and instance.kind == "node":
             return _Where(Place.AGENT, instance.home)
         guest = self.guests.get(instance_id)
         if guest is not None:
-            return _Where(Place.MINE, self._dispatch.me, guest.entry)
+            return _Where(Place.MINE, self._ways.me, guest.entry)
         entry = self._directory.entry(instance_id)
         if entry is None or entry.state is State.LEFT:
             return _Where(Place.NOWHERE, None, entry)
         if self._directory.node_life(entry.home) != entry.home_life:
             return _Where(Place.ORPHAN, None, entry)
-        if entry.home == self._dispatch.me:  # it just left
+        if entry.home == self._ways.me:  # it just left
             return _Where(Place.NOWHERE, None, entry)
         return _Where(Place.REMOTE, entry.home, entry)
 
@@ -159,7 +159,7 @@ class GuestDesk:
         where = self._where(call.instance_id)
         is_remote = where.place is Place.REMOTE or (
             where.place is Place.AGENT
-            and where.home != self._dispatch.me
+            and where.home != self._ways.me
             and call.operation in ("read", "ack")
         )
         is_new = where.home is not None and where.home != call.home
@@ -189,7 +189,7 @@ class GuestDesk:
             self._responded.append(Responded(call.body, outcome.status == "ok"))
         elif call.call:
             letters = outcome.letters
-            self._dispatch.effects.append(
+            self._ways.effects.append(
                 CallEnded(call.call, outcome.status, letters.messages, letters.vias)
             )
 
@@ -264,7 +264,7 @@ class GuestDesk:
 
     def _read(self, where: _Where, instance_id: str, body: wire.ReadBody) -> _Outcome:
         box = self._home.mailboxes.get(instance_id)
-        if box is None or where.home != self._dispatch.me:
+        if box is None or where.home != self._ways.me:
             is_elsewhere = where.place in (Place.REMOTE, Place.AGENT)
             return _Outcome("unavailable" if is_elsewhere else "ok")
         letters = box.read(body.limit)
@@ -279,7 +279,7 @@ class GuestDesk:
     def _acknowledge(
         self, at: Instant, where: _Where, instance_id: str, body: wire.AckBody
     ) -> _Outcome:
-        if where.home == self._dispatch.me:
+        if where.home == self._ways.me:
             self._home.acknowledge(instance_id, body.message_ids)
         elif where.place is not Place.NOWHERE:
             self._acks.keep(at, instance_id, body.message_ids)
@@ -294,7 +294,7 @@ class GuestDesk:
 
     def _announce(self, entry: GuestEntry | None) -> None:
         if entry is not None:
-            self._dispatch.effects.append(Announce(entry))
+            self._ways.effects.append(Announce(entry))
 
     # --- answered elsewhere -----------------------------------------------------------
 
@@ -332,7 +332,7 @@ class GuestDesk:
         if not is_elsewhere:
             outcome = self._perform(at, where, message.instance_id, body)
         letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
-        self._dispatch.send(peer, wire.CallResult(message.call, outcome.status, letters))
+        self._ways.send(peer, wire.CallResult(message.call, outcome.status, letters))
 
     # --- changes and time -------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from p2pmesh.protocol import wire
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.dispatch import Dispatch
 from p2pmesh.protocol.envelopes import Account, are_sound, held_in, is_sound, seconds_left
 from p2pmesh.protocol.intake import Intake
 from p2pmesh.protocol.mailbox import Letter, Mailbox, Mailboxes
@@ -35,6 +34,7 @@ from p2pmesh.protocol.types import (
     MessageWithdrawn,
     NodeId,
 )
+from p2pmesh.protocol.ways import Ways
 
 
 class HandOver(NamedTuple):
@@ -52,17 +52,17 @@ class Home:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         account: Account,
         counters: Counter[str],
         asking: Asking,
         agent: str | None,
     ) -> None:
         self.is_leaving = False
-        self.intake = Intake(directory, dispatch, counters)
+        self.intake = Intake(directory, ways, counters)
         self.mailboxes = Mailboxes(account)
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._asking = asking
         if agent is not None:
@@ -157,7 +157,7 @@ class Home:
             intake.store(stream, seq)
         else:
             origin = stream.origin
-            is_shared = origin == self._dispatch.me
+            is_shared = origin == self._ways.me
             letter = Letter(envelope, origin, at.now + seconds_left(ttl), is_shared=is_shared)
             letter.places = ((stream, seq),)
             if self._put(box, letter):
@@ -169,9 +169,7 @@ class Home:
         if not self.mailboxes.put(box, letter):
             return False
         if box.is_agent:
-            self._dispatch.effects.append(
-                MessageArrived(letter.envelope, letter.via, letter.attempt)
-            )
+            self._ways.effects.append(MessageArrived(letter.envelope, letter.via, letter.attempt))
         return True
 
     # --- in: broadcasts and queries ---------------------------------------------------
@@ -200,7 +198,7 @@ class Home:
             else:
                 self._counters["cast_mailbox_full"] += 1
                 refused.append((instance_id, "mailbox full"))
-                self._dispatch.effects.append(
+                self._ways.effects.append(
                     MessageDead(
                         message_id=envelope.message_id, recipient=instance_id, reason="mailbox full"
                     )
@@ -234,7 +232,7 @@ class Home:
                 continue
             self._finish(box, letter, "done")
             if box.is_agent:
-                self._dispatch.effects.append(MessageWithdrawn(message_id))
+                self._ways.effects.append(MessageWithdrawn(message_id))
 
     def withdraw(self, instance_id: str, message_id: str) -> None:
         """A query that nobody waits for any more."""
@@ -255,9 +253,9 @@ class Home:
             self.intake.end(stream, seq, state, reason)
         if state == "done" or letter.is_query:
             return
-        if letter.via == self._dispatch.me and letter.places:
+        if letter.via == self._ways.me and letter.places:
             return  # accepted here: its MessageMoved says it
-        self._dispatch.effects.append(
+        self._ways.effects.append(
             MessageExpired(message_id=letter.message_id, recipient=instance_id)
             if state == "expired"
             else MessageDead(message_id=letter.message_id, recipient=instance_id, reason=reason)
@@ -286,7 +284,7 @@ class Home:
                 of_root.append((len(of_root) + 1, item))
         overs = [HandOver(root, None, 0, numbered) for root, numbered in loose.items()]
         for stream in self.intake.streams_to(instance_id):
-            if stream.origin != self._dispatch.me and stream.watermark:
+            if stream.origin != self._ways.me and stream.watermark:
                 numbered = sorted(copies.get(stream, ()), key=lambda pair: pair[0])
                 overs.append(HandOver(stream.origin, stream.id, stream.watermark, numbered))
             self.intake.forget(stream)
@@ -297,14 +295,12 @@ class Home:
     def tick(self, at: Instant) -> None:
         again, expired = self.mailboxes.tick(at)
         for letter in again:
-            self._dispatch.effects.append(
-                MessageArrived(letter.envelope, letter.via, letter.attempt)
-            )
+            self._ways.effects.append(MessageArrived(letter.envelope, letter.via, letter.attempt))
         for box, letter in expired:
             self._counters["letter_expired"] += 1
             self._over(box.instance_id, letter, "expired", "its time to live is over")
             if box.is_agent:
-                self._dispatch.effects.append(MessageWithdrawn(letter.message_id))
+                self._ways.effects.append(MessageWithdrawn(letter.message_id))
             if self.intake.is_hungry(box.instance_id) and box.has_room_again():
                 self.intake.feed(box.instance_id)
         self.intake.tick(at)

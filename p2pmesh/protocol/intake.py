@@ -19,10 +19,10 @@ from collections import Counter
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory
-from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import are_sound
 from p2pmesh.protocol.streams import InStream
 from p2pmesh.protocol.types import Instant, NodeId
+from p2pmesh.protocol.ways import NEVER, Ways
 
 _FEEDERS_MAX = 4
 _STREAM_ID_SIZE = 8
@@ -31,10 +31,10 @@ _STREAM_ID_SIZE = 8
 class Intake:
     """The watermarks of this node, and the receipts that are due."""
 
-    def __init__(self, directory: Directory, dispatch: Dispatch, counters: Counter[str]) -> None:
+    def __init__(self, directory: Directory, ways: Ways, counters: Counter[str]) -> None:
         self.next_at = NEVER
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._streams: dict[tuple[NodeId, bytes], InStream] = {}
         self._to: dict[str, dict[InStream, None]] = {}  # by recipient
@@ -157,7 +157,7 @@ class Intake:
             return
         ended = stream.ended_among(message.stored)
         if ended is not None:
-            self._dispatch.send(peer, ended)
+            self._ways.send(peer, ended)
         if message.stored and message.stored[-1][1] > stream.watermark:
             self._counters["post_gap"] += 1
             stream.standing = wire.RECEIPT_AGAIN
@@ -171,7 +171,7 @@ class Intake:
         if self._strangers:
             for peer, stream_id in self._strangers:
                 receipt = wire.Receipt(stream_id, 0, wire.RECEIPT_NOT_HERE)
-                self._dispatch.send(peer, receipt)
+                self._ways.send(peer, receipt)
             self._strangers.clear()
         if not self._due:
             return
@@ -183,15 +183,15 @@ class Intake:
         standing, stream.standing = stream.standing, None
         ends = stream.take_ends()
         for feeder in stream.feeders:
-            if self._dispatch.is_open(feeder):
+            if self._ways.is_open(feeder):
                 if standing is not None:
-                    self._dispatch.send(feeder, wire.Receipt(stream.id, stream.watermark, standing))
+                    self._ways.send(feeder, wire.Receipt(stream.id, stream.watermark, standing))
                 if ends is not None:
-                    self._dispatch.send(feeder, ends)
+                    self._ways.send(feeder, ends)
             elif ends is not None and self._directory.node_life(feeder) is not None:
                 # It will ask, once there is a way: see to it that there is one.
                 self._untold[feeder] = None
-                self._dispatch.want(at, feeder)
+                self._ways.want(at, feeder)
                 self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
 
     def opened(self, peer: NodeId) -> None:
@@ -207,7 +207,7 @@ class Intake:
             if self._directory.node_life(peer) is None:
                 del self._untold[peer]
             else:
-                self._dispatch.want(at, peer)
+                self._ways.want(at, peer)
                 self.next_at = at.now + timing.LINK_WANTED_AGAIN
         for stream in list(self._streams.values()):
             forgotten_at = stream.touched_at + timing.WATERMARK_TTL

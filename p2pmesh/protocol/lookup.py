@@ -9,19 +9,27 @@ Of two live nodes with one instance id the older holds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.core import Core
-from p2pmesh.protocol.guests import Guest
 from p2pmesh.protocol.members import Claim, Tombstone
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.records import SignedEntry, SignedRecord
 from p2pmesh.protocol.types import GuestEntry, Instance, Life, Member, NodeId, State
 
-GuestHere: TypeAlias = Callable[[str], Guest | None]
+
+class Word(Protocol):
+    """What a guest said of itself with its last heartbeat."""
+
+    status: str | None
+    metrics: bytes | None
+
+
+#: The word of a guest that is registered at this node.
+GuestHere: TypeAlias = Callable[[str], Word | None]
 _State: TypeAlias = Literal["alive", "suspect", "failed", "left"]
 
 
@@ -70,17 +78,11 @@ class Lookup:
         held = self._core.view.alive(node)
         return held.version.life if held is not None else None
 
-    def is_linked(self, node: NodeId) -> bool:
-        return node in self._core.links_up
-
     def partners(self) -> tuple[NodeId, ...]:
         return tuple(self._core.links_up)
 
     def ring_neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
         return self._core.rings.neighbours(node)
-
-    def live_nodes(self) -> tuple[NodeId, ...]:
-        return tuple(held.id for held in self._core.view.all_alive())
 
     def highest(self) -> Life:
         return self._core.view.highest
@@ -161,7 +163,7 @@ class Lookup:
             created_at=agent.created_at if agent else 0,
         )
 
-    def _guest(self, claim: SignedEntry, here: Guest | None) -> Member:
+    def _guest(self, claim: SignedEntry, here: Word | None) -> Member:
         entry = claim.entry
         said = entry if here is None or here.status is None else here
         return Member(

@@ -29,7 +29,6 @@ from p2pmesh.protocol.connections import (
 )
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.dials import Purpose
-from p2pmesh.protocol.dispatch import Announce, NeedLink, SendTo
 from p2pmesh.protocol.gossip import decode_item
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
@@ -56,6 +55,7 @@ from p2pmesh.protocol.types import (
     Stop,
     Token,
 )
+from p2pmesh.protocol.ways import Announce, NeedLink, SendTo
 
 #: A timer this much later than asked for means that this process did not run.
 _SLEEP_AFTER: Final = timing.STALL_GRACE - 2.0
@@ -519,10 +519,12 @@ class Mesh:
 
     def _received_up(self, link: Link, message: wire.Message) -> None:
         match message:
-            case wire.Heartbeat(view=view):
+            case wire.Heartbeat(view=view, epoch=epoch):
                 self._monitoring.heartbeat(link, message)
                 self._membership.beat(link, view)
                 self._awake()
+                if epoch > self._core.view.highest_epoch:
+                    self._leading.heard(epoch)
             case wire.News(items):
                 self._items(link, items, flood=True)
             case wire.Ping(n):

@@ -31,10 +31,10 @@ from typing import Final
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
-from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import SEQ_MAX, Account, are_sound
 from p2pmesh.protocol.streams import Flight, Item, OutStream
 from p2pmesh.protocol.types import Instant, Life, MessageMoved, MessageState, NodeId
+from p2pmesh.protocol.ways import NEVER, Ways
 
 _BATCH: Final = 64  # messages of one stream before another has its turn
 
@@ -90,14 +90,14 @@ class Outbox:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         account: Account,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
     ) -> None:
         self.next_at = NEVER
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._account = account
         self._counters = counters
         self._entropy = entropy
@@ -195,7 +195,7 @@ class Outbox:
             if len(self._by_id) >= limits.OUTBOX_STREAMS_MAX:
                 self._counters["outbox_full"] += 1
                 raise QueueFull(f"messages wait for {len(self._by_id)} instances")
-        stream = OutStream(self._entropy(8), self._dispatch.me, recipient, is_own=True)
+        stream = OutStream(self._entropy(8), self._ways.me, recipient, is_own=True)
         lane = self._own[recipient] = self._by_id[stream.id] = _Lane(stream)
         self.look(at, recipient)
         return lane
@@ -330,21 +330,21 @@ class Outbox:
         lane.unsure_at = at.now + lane.unsure_gap
         lane.unsure_gap = min(2 * lane.unsure_gap, timing.STREAM_UNSURE_MAX)
         self.next_at = min(self.next_at, lane.unsure_at)
-        if not self._dispatch.is_open(outlet.node):
+        if not self._ways.is_open(outlet.node):
             return
         parts = iter(stored)
         while some := tuple(islice(parts, limits.RANGES_MAX)):
             question = wire.Unsure(stream.origin, stream.id, stream.recipient, some)
-            self._dispatch.send(outlet.node, question)
+            self._ways.send(outlet.node, question)
 
     def _pump(self, at: Instant, outlet: _Outlet) -> None:
         """Send what may be sent: the window has room, the way is clear."""
         ready, flight = outlet.ready, outlet.flight
         if not ready:
             return
-        if not self._dispatch.is_clear(outlet.node):
-            if not self._dispatch.is_open(outlet.node):
-                self._dispatch.want(at, outlet.node)
+        if not self._ways.is_clear(outlet.node):
+            if not self._ways.is_open(outlet.node):
+                self._ways.want(at, outlet.node)
                 self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
             return
         while ready and flight.bytes < limits.FLIGHT_MAX:
@@ -354,7 +354,7 @@ class Outbox:
             for _ in range(min(_BATCH, len(stream.unsent))):
                 message = stream.next(at.now)
                 if message is not None:
-                    self._dispatch.send(outlet.node, message)
+                    self._ways.send(outlet.node, message)
                     if flight.bytes >= limits.FLIGHT_MAX:
                         break
             if stream.unsent:
@@ -406,7 +406,7 @@ class Outbox:
 
     def _stored(self, lane: _Lane, items: list[Item]) -> None:
         # A memory node's own mailbox is no second copy: there it stays queued.
-        is_second = lane.home is not None and lane.home[0] != self._dispatch.me
+        is_second = lane.home is not None and lane.home[0] != self._ways.me
         for item in items:
             if item.envelope is None:
                 self._remove(lane.stream, item)
@@ -490,7 +490,7 @@ class Outbox:
 
     def _tell(self, stream: OutStream, item: Item) -> None:
         if stream.is_own and item.message_id:
-            self._dispatch.effects.append(
+            self._ways.effects.append(
                 MessageMoved(item.message_id, item.recipient, item.state, item.reason)
             )
 
@@ -513,7 +513,7 @@ class Outbox:
                 lane.retry_at = NEVER
                 lane.outlet.make_ready(lane)
             if lane.unsure_at <= at.now and lane.outlet is not None:
-                self._dispatch.want(at, lane.outlet.node)
+                self._ways.want(at, lane.outlet.node)
                 self._ask_unsure(at, lane, lane.outlet)
             self.next_at = min(self.next_at, lane.stream.earliest, lane.retry_at, lane.unsure_at)
             self._tidy(lane)
@@ -527,7 +527,7 @@ class Outbox:
         if at.now < outlet.probe_at:
             return
         outlet.probe_at = NEVER
-        if not outlet.flight.bytes or not self._dispatch.is_clear(outlet.node):
+        if not outlet.flight.bytes or not self._ways.is_clear(outlet.node):
             return
         self._counters["stream_probed"] += 1
         outlet.probe_gap *= 2
@@ -541,7 +541,7 @@ class Outbox:
     def unreceipted(self) -> Iterator[Item]:
         """Own copies that nobody else holds, and whose recipient lives elsewhere."""
         for lane in self._own.values():
-            if lane.home is None or lane.home[0] != self._dispatch.me:
+            if lane.home is None or lane.home[0] != self._ways.me:
                 for item in lane.stream.items.values():
                     if item.state == "queued" and item.message_id:
                         yield item
@@ -551,7 +551,7 @@ class Outbox:
         return any(
             lane.stream.unsent or lane.stream.sent
             for outlet in self._outlets.values()
-            if outlet.node != self._dispatch.me
+            if outlet.node != self._ways.me
             for lane in outlet.lanes.values()
             if not lane.is_held
         )

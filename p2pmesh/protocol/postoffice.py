@@ -1,6 +1,6 @@
 """The post office: the message plane's one facade, driven by the door.
 
-    commands ─► sending ─► targets ─► outbox, asking ─► dispatch ─► SendTo, NeedLink,
+    commands ─► sending ─► targets ─► outbox, asking ─► ways ─► SendTo, NeedLink,
                 casting ─► broadcast, casttree ──────►  (effects)   MessageMoved …
                 guest desk ─► guests
     peers ────► home (intake, mailboxes), answering, casting, guest desk
@@ -24,7 +24,6 @@ from p2pmesh.protocol.broadcast import Broadcasts
 from p2pmesh.protocol.casting import Casting
 from p2pmesh.protocol.casttree import CastTree
 from p2pmesh.protocol.directory import Directory
-from p2pmesh.protocol.dispatch import NEVER, Announce, Dispatch, Effect, NeedLink, SendTo
 from p2pmesh.protocol.envelopes import Account, is_sound
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.guests import Guest
@@ -34,6 +33,7 @@ from p2pmesh.protocol.requests import Answering, Asking
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import Instant, NodeId, Recipient
+from p2pmesh.protocol.ways import NEVER, Announce, Effect, NeedLink, SendTo, Ways
 
 __all__ = ["Announce", "Effect", "NeedLink", "PostOffice", "SendTo"]
 
@@ -49,20 +49,20 @@ class PostOffice:
         self._entropy = entropy
         account = Account()
         counters = self.counters
-        dispatch = self._dispatch = Dispatch(directory, counters)
-        self._outbox = Outbox(directory, dispatch, account, counters, entropy)
-        self._asking = Asking(directory, dispatch, account, counters, entropy)
-        self._answering = Answering(directory, dispatch, counters)
-        self._home = Home(directory, dispatch, account, counters, self._asking, agent)
-        self._desk = GuestDesk(directory, dispatch, self._home, self._answering, counters, entropy)
-        self._broadcasts = Broadcasts(directory, dispatch, account, counters, entropy)
-        self._tree = CastTree(directory, dispatch, counters)
+        ways = self._ways = Ways(directory, counters)
+        self._outbox = Outbox(directory, ways, account, counters, entropy)
+        self._asking = Asking(directory, ways, account, counters, entropy)
+        self._answering = Answering(directory, ways, counters)
+        self._home = Home(directory, ways, account, counters, self._asking, agent)
+        self._desk = GuestDesk(directory, ways, self._home, self._answering, counters, entropy)
+        self._broadcasts = Broadcasts(directory, ways, account, counters, entropy)
+        self._tree = CastTree(directory, ways, counters)
         self._casting = Casting(
-            directory, dispatch, counters, self._broadcasts, self._tree, self._home, self._outbox
+            directory, ways, counters, self._broadcasts, self._tree, self._home, self._outbox
         )
         self._tracking = Tracking()
         self._sending = Sending(
-            directory, dispatch, account, counters, self._outbox, self._asking,
+            directory, ways, account, counters, self._outbox, self._asking,
             self._answering, self._desk, self._tracking,
         )  # fmt: skip
         self._at = Instant(0.0, 0)
@@ -251,13 +251,13 @@ class PostOffice:
             case wire.Relay():
                 self._relayed(at, peer, message)
             case wire.RelayRefused():
-                for closed in self._dispatch.relay_refused(peer, message):
+                for closed in self._ways.relay_refused(peer, message):
                     self._closed(at, closed)
             case _:
                 self.counters["message_unexpected"] += 1
 
     def _relayed(self, at: Instant, peer: NodeId, message: wire.Relay) -> None:
-        relayed = self._dispatch.relay_received(at, peer, message)
+        relayed = self._ways.relay_received(at, peer, message)
         if relayed is None:
             return
         if relayed.is_new_way:
@@ -301,23 +301,23 @@ class PostOffice:
         """There is a link, or a new one in place of another: what was given to an
         earlier one may be lost."""
         self._at = at
-        self._dispatch.linked(peer)
+        self._ways.linked(peer)
         self._opened(at, peer)
 
     def unlinked(self, at: Instant, peer: NodeId) -> None:
         """No link to this peer is left."""
         self._at = at
-        for closed in self._dispatch.unlinked(peer):
+        for closed in self._ways.unlinked(peer):
             self._closed(at, closed)
 
     def paused(self, at: Instant, peer: NodeId) -> None:
         """The transport to this peer is backed up."""
         self._at = at
-        self._dispatch.paused(peer)
+        self._ways.paused(peer)
 
     def resumed(self, at: Instant, peer: NodeId) -> None:
         self._at = at
-        for clear in self._dispatch.resumed(peer):
+        for clear in self._ways.resumed(peer):
             self._outbox.clear(at, clear)
             self._asking.clear(at, clear)
             self._answering.clear(clear)
@@ -364,7 +364,7 @@ class PostOffice:
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is to be called, in Instant.now seconds."""
         due = min(
-            self._dispatch.next_at,
+            self._ways.next_at,
             self._outbox.next_at,
             self._sending.next_at,
             self._asking.next_at,
@@ -378,7 +378,7 @@ class PostOffice:
 
     def handle_timer(self, at: Instant) -> None:
         self._at = at
-        ways = self._dispatch.tick(at)
+        ways = self._ways.tick(at)
         for peer in ways.opened:
             self._opened(at, peer)
         for peer in ways.closed:
@@ -396,12 +396,12 @@ class PostOffice:
     def drain(self) -> list[Effect]:
         """Everything to do since the last call, in order."""
         self._settle(self._at)
-        effects, self._dispatch.effects = self._dispatch.effects, []
+        effects, self._ways.effects = self._ways.effects, []
         return effects
 
     def _settle(self, at: Instant) -> None:
         """Deliver what this node sent to itself, and tell what is due."""
-        own, me = self._dispatch.own, self._dispatch.me
+        own, me = self._ways.own, self._ways.me
         while True:
             while own:
                 self.received(at, me, own.popleft())

@@ -24,7 +24,6 @@ from collections.abc import Callable, Collection
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.dispatch import NEVER, Dispatch
 from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds, seconds_left
 from p2pmesh.protocol.types import (
     Envelope,
@@ -36,6 +35,7 @@ from p2pmesh.protocol.types import (
     RequestCancelled,
     RequestEnded,
 )
+from p2pmesh.protocol.ways import NEVER, Ways
 
 # --- the asker --------------------------------------------------------------------
 
@@ -73,14 +73,14 @@ class Asking:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         account: Account,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
     ) -> None:
         self.next_at = NEVER
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._account = account
         self._counters = counters
         self._number = int.from_bytes(entropy(6))
@@ -118,12 +118,12 @@ class Asking:
     def _send(self, at: Instant, asked: Asked) -> None:
         assert asked.home is not None
         node = asked.home[0]
-        if self._dispatch.is_clear(node):
+        if self._ways.is_clear(node):
             left = milliseconds(asked.deadline - at.now)
-            self._dispatch.send(node, wire.Ask(asked.call, asked.recipient, left, asked.envelope))
+            self._ways.send(node, wire.Ask(asked.call, asked.recipient, left, asked.envelope))
             asked.is_sent = asked.was_sent = True
         else:
-            self._dispatch.want(at, node)
+            self._ways.want(at, node)
             self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
 
     # --- how it ends ----------------------------------------------------------------
@@ -131,7 +131,7 @@ class Asking:
     def end(self, asked: Asked, error: str, detail: str = "") -> None:
         self._close(asked)
         via = asked.home[0] if asked.home is not None else None
-        self._dispatch.effects.append(RequestEnded(asked.call, None, via, error, detail))
+        self._ways.effects.append(RequestEnded(asked.call, None, via, error, detail))
 
     def cancel(self, call: int) -> None:
         """The caller gave up; it is told no more of it."""
@@ -141,8 +141,8 @@ class Asking:
             self._withdraw(asked)
 
     def _withdraw(self, asked: Asked) -> None:
-        if asked.was_sent and asked.home is not None and self._dispatch.is_open(asked.home[0]):
-            self._dispatch.send(asked.home[0], wire.Cancel(asked.call))
+        if asked.was_sent and asked.home is not None and self._ways.is_open(asked.home[0]):
+            self._ways.send(asked.home[0], wire.Cancel(asked.call))
 
     def _close(self, asked: Asked) -> None:
         del self._asked[asked.call]
@@ -159,7 +159,7 @@ class Asking:
             self.end(asked, error, message.detail[: limits.REASON_MAX])
             return
         self._close(asked)
-        self._dispatch.effects.append(RequestEnded(asked.call, message.envelope, peer))
+        self._ways.effects.append(RequestEnded(asked.call, message.envelope, peer))
 
     def responded(self, response: Envelope, via: NodeId) -> bool:
         """A Response came as a message: does it answer a request of mine?"""
@@ -167,7 +167,7 @@ class Asking:
         if asked is None:
             return False
         self._close(asked)
-        self._dispatch.effects.append(RequestEnded(asked.call, response, via))
+        self._ways.effects.append(RequestEnded(asked.call, response, via))
         return True
 
     def look(self, at: Instant, nodes: Collection[NodeId], instances: Collection[str]) -> None:
@@ -294,10 +294,10 @@ class _Kept:
 class Answering:
     """The requests to the instances of this node."""
 
-    def __init__(self, directory: Directory, dispatch: Dispatch, counters: Counter[str]) -> None:
+    def __init__(self, directory: Directory, ways: Ways, counters: Counter[str]) -> None:
         self.next_at = NEVER
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._number = 0
         self._queries: dict[tuple[NodeId, int], Query] = {}
@@ -331,7 +331,7 @@ class Answering:
         self._by_number[query.number] = query
         self.next_at = min(self.next_at, deadline)
         if not is_guests:
-            self._dispatch.effects.append(
+            self._ways.effects.append(
                 RequestArrived(query.number, message.envelope, peer, deadline - at.now)
             )
         return query
@@ -364,9 +364,9 @@ class Answering:
             self._kept_bytes -= self._kept.popitem(last=False)[1].size
 
     def _send(self, peer: NodeId, kept: _Kept) -> None:
-        kept.is_sent = self._dispatch.is_clear(peer)
+        kept.is_sent = self._ways.is_clear(peer)
         if kept.is_sent:
-            self._dispatch.send(peer, kept.answer)
+            self._ways.send(peer, kept.answer)
 
     def cancel(self, peer: NodeId, request: int) -> Query | None:
         """The asker waits no more: cancel the handler, or empty the mailbox (the
@@ -379,7 +379,7 @@ class Answering:
     def _drop(self, query: Query) -> None:
         self._close(query)
         if not query.is_guests:
-            self._dispatch.effects.append(RequestCancelled(query.number))
+            self._ways.effects.append(RequestCancelled(query.number))
 
     def _close(self, query: Query) -> None:
         del self._queries[query.peer, query.request]

@@ -12,7 +12,7 @@ Pure data: no clock, no links.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -95,25 +95,6 @@ class Rings:
             if other not in skip:
                 return other
         return None
-
-
-def breadth_first(rings: Rings, root: NodeId) -> dict[NodeId, tuple[NodeId, ...]]:
-    """The tree of ring links from ``root``: each node's children.
-
-    Deterministic: all who hold the same view compute the same tree.
-    """
-    children: dict[NodeId, list[NodeId]] = {root: []}
-    level: Iterable[NodeId] = (root,)
-    while level:
-        reached: list[NodeId] = []
-        for node in level:
-            for other in rings.neighbours(node):
-                if other not in children:
-                    children[other] = []
-                    children[node].append(other)
-                    reached.append(other)
-        level = reached
-    return {node: tuple(below) for node, below in children.items()}
 
 
 @lru_cache(maxsize=16_384)

@@ -22,7 +22,6 @@ import msgspec
 from p2pmesh.errors import MessageTooLarge, QueueFull
 from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.dispatch import Dispatch
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.outbox import Outbox
@@ -38,6 +37,7 @@ from p2pmesh.protocol.types import (
     Recipient,
     SendRefused,
 )
+from p2pmesh.protocol.ways import Ways
 
 
 def make_envelope(
@@ -69,7 +69,7 @@ class Sending:
     def __init__(
         self,
         directory: Directory,
-        dispatch: Dispatch,
+        ways: Ways,
         account: Account,
         counters: Counter[str],
         outbox: Outbox,
@@ -79,7 +79,7 @@ class Sending:
         tracking: Tracking,
     ) -> None:
         self._directory = directory
-        self._dispatch = dispatch
+        self._ways = ways
         self._counters = counters
         self._outbox = outbox
         self._asking = asking
@@ -115,7 +115,7 @@ class Sending:
             self._answering.answer(query, response)
             self._answered(parcel)
             return True
-        if self._asking.responded(response, self._dispatch.me):
+        if self._asking.responded(response, self._ways.me):
             self._answered(parcel)
             return True
         if not self._desk.respond(at, response):
@@ -131,7 +131,7 @@ class Sending:
     def _end(self, parcel: Parcel, state: Literal["done", "expired"]) -> None:
         message_id = parcel.envelope.message_id
         self._tracking.put(message_id, Ended(Recipient(parcel.target, state)))
-        self._dispatch.effects.append(MessageMoved(message_id, parcel.target, state))
+        self._ways.effects.append(MessageMoved(message_id, parcel.target, state))
 
     def settle(self, at: Instant) -> None:
         """Responses whose source's home has said what they are."""
@@ -177,7 +177,7 @@ class Sending:
             envelope = msgspec.structs.replace(envelope, target=recipient)
         self._post(at, envelope, recipient, parcel.deadline, name)
         if again:
-            self._dispatch.effects.append(MessageMoved(envelope.message_id, recipient, "queued"))
+            self._ways.effects.append(MessageMoved(envelope.message_id, recipient, "queued"))
 
     def _post(
         self,
@@ -205,7 +205,7 @@ class Sending:
             return
         message_id = parcel.envelope.message_id
         self._tracking.drop(message_id)
-        self._dispatch.effects.append(SendRefused(message_id, error, detail))
+        self._ways.effects.append(SendRefused(message_id, error, detail))
 
     def _address_again(self, at: Instant, parcel: Parcel) -> None:
         """As ``_address``, where nobody is there to be told by an exception."""

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from p2pmesh.protocol import wire
-from p2pmesh.protocol.dispatch import Announce, Effect, NeedLink, SendTo
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.rings import Rings
 from p2pmesh.protocol.types import (
@@ -28,6 +27,7 @@ from p2pmesh.protocol.types import (
     RequestEnded,
     State,
 )
+from p2pmesh.protocol.ways import Announce, Effect, NeedLink, SendTo
 
 _T = TypeVar("_T")
 BORN = 1_760_000_000_000

@@ -6,8 +6,8 @@ import pytest
 
 from p2pmesh.errors import MessageTooLarge, QueueFull
 from p2pmesh.protocol import limits, timing, wire
-from p2pmesh.protocol.dispatch import NeedLink
 from p2pmesh.protocol.types import MessageArrived, MessageMoved, SendRefused
+from p2pmesh.protocol.ways import NeedLink
 from tests.protocol.offices import Office, World
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from p2pmesh.protocol import timing, wire
-from p2pmesh.protocol.dispatch import NeedLink
 from p2pmesh.protocol.types import RequestArrived
+from p2pmesh.protocol.ways import NeedLink
 from tests.protocol.offices import Office, World
 
 
@@ -133,7 +133,7 @@ def test_a_route_that_nothing_uses_is_given_up_and_made_again_when_needed() -> N
     a.send("c-1", b"1")
     world.pass_time(timing.RELAY_AFTER + 0.1)
     world.pass_time(4 * timing.LINK_WANTED_FOR)
-    assert a.post._dispatch._routes == c.post._dispatch._routes == {}
+    assert a.post._ways._routes == c.post._ways._routes == {}
     asked = len(a.of(NeedLink))
     world.pass_time(600.0)
     assert len(a.of(NeedLink)) == asked

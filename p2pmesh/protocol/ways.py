@@ -50,7 +50,7 @@ class Announce(msgspec.Struct, frozen=True):
 Effect: TypeAlias = Action | SendTo | NeedLink | Announce
 
 
-class Ways(NamedTuple):
+class WayChanges(NamedTuple):
     """Peers to whom there is a way by now, and those to whom none is left."""
 
     opened: list[NodeId]
@@ -78,7 +78,7 @@ class _Want:
         self.tried: set[NodeId] = set()
 
 
-class Dispatch:
+class Ways:
     """The ways to all peers, and the effects that wait to be drained."""
 
     def __init__(self, directory: Directory, counters: Counter[str]) -> None:
@@ -164,12 +164,12 @@ class Dispatch:
         self._paused.discard(peer)
         return [peer, *(far for far, relay in self._routes.items() if relay == peer)]
 
-    def tick(self, at: Instant) -> Ways:
+    def tick(self, at: Instant) -> WayChanges:
         """Ask again, find relays, and give up routes that nothing uses."""
         opened: list[NodeId] = []
         closed: list[NodeId] = []
         if at.now < self.next_at:
-            return Ways(opened, closed)
+            return WayChanges(opened, closed)
         self.next_at = NEVER
         for peer, want in list(self._wants.items()):
             is_routed = peer in self._routes
@@ -193,7 +193,7 @@ class Dispatch:
             self.next_at = min(self.next_at, want.ask_at, want.until)
             if peer not in self._routes:
                 self.next_at = min(self.next_at, want.relay_at)
-        return Ways(opened, closed)
+        return WayChanges(opened, closed)
 
     # --- relays ---------------------------------------------------------------------
 
