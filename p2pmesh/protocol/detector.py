@@ -8,8 +8,11 @@ separates cases that look the same from above.
     refused twice, at least 30 ms apart        refused       accuse, runs 250 ms
       (or another identity answers there)
     no answer in 1.5 s, or unreachable         unreachable   accuse, runs 1 s
+      for 1.5 s
     accepted, but no handshake in 1.5 s        stalled       flag; accuse 15 s after
-                                                             the last byte, runs 1 s
+      (or accepted and dropped for 1.5 s)                    the last byte, runs 1 s
+    it has no address                          stalled       accuse 15 s after the
+                                                             last byte, runs 1 s
     our own error (EMFILE …)                   none          dial again in 1 s
 
 A dial is evidence only at an address where this monitor has completed a
@@ -83,6 +86,9 @@ class Case:
     refusals: int = 0
     stalled: bool = False
     accusations: int = 0
+    unanswered_since: float | None = None  # the host, or the way to it
+    dropped_since: float | None = None
+    drops: int = 0
 
 
 class Detector:
@@ -107,15 +113,12 @@ class Detector:
             return None
         match outcome:
             case DialOutcome.LOCAL_ERROR:
+                case.stalled = False  # nothing is known of it now
                 return self._wait(case, now + 1.0)
             case DialOutcome.REFUSED:
                 return self._refused(case, now)
             case DialOutcome.TIMEOUT | DialOutcome.UNREACHABLE:
-                answer_by = case.probed_at + timing.DIAL_TIMEOUT
-                if now < answer_by - 0.001:  # a route may come back meanwhile
-                    case.refusals = 0
-                    return self._wait(case, answer_by)
-                return self._accuse(case, Evidence.UNREACHABLE)
+                return self._unanswered(case, now)
 
     def another_answered(self, peer: NodeId, now: float) -> Step | None:
         """Somebody else completed a handshake at the peer's address."""
@@ -127,20 +130,43 @@ class Detector:
         case = self._probing(peer)
         if case is None:
             return None
-        case.refusals = 0
+        case.dropped_since = None
         return self._stall(case, now)
 
     def dropped(self, peer: NodeId, now: float) -> Step | None:
         """The connection opened and broke before a handshake: a kernel that is
-        tearing its process down.  It counts as nothing; dial again."""
+        tearing its process down.  It counts as nothing; dial again.  One that goes on
+        for as long as a handshake may take is no kernel's last word."""
         case = self._probing(peer)
-        return None if case is None else self._wait(case, now + timing.REDIAL_GAP)
+        if case is None:
+            return None
+        if case.dropped_since is None:
+            case.dropped_since, case.drops = now, 0
+        if now - case.dropped_since >= timing.DIAL_TIMEOUT:
+            return self._stall(case, now)
+        gap = min(timing.REDIAL_GAP * 2**case.drops, timing.DIAL_TIMEOUT)
+        case.drops += 1
+        return self._wait(case, now + gap)
+
+    def nowhere_to_dial(self, peer: NodeId, now: float) -> Step | None:
+        """The peer has no address.  Its silence runs the stall grace."""
+        case = self._probing(peer)
+        if case is None:
+            return None
+        grace_ends = case.heard_at + timing.STALL_GRACE
+        if now < grace_ends:
+            return self._wait(case, grace_ends)
+        return self._accuse(case, Evidence.STALLED)
 
     def kernel_answers(self, peer: NodeId, now: float) -> Step | None:
         """The peer's kernel acknowledged bytes on the silent link: whatever the
         dial says, the host is there and the process exists."""
         case = self.cases.get(peer)
-        return None if case is None else self._stall(case, now)
+        if case is None:
+            return None
+        if case.stage is Stage.ACCUSED:
+            case.accusations -= 1  # it was not said
+        return self._stall(case, now)
 
     def wake(self, peer: NodeId, now: float, *, met: bool) -> Step | None:
         """A ``Wait``, ``FlagStalled`` or rest after an answer is over."""
@@ -160,7 +186,6 @@ class Detector:
             return None
         case.heard_at = now
         case.stalled = False
-        case.refusals = 0
         rest = timing.REACCUSE_AFTER * 2 ** min(case.accusations - 1, 8)
         return self._wait(case, now + min(rest, timing.REACCUSE_MAX))
 
@@ -175,12 +200,26 @@ class Detector:
         return case if case is not None and case.stage is Stage.PROBING else None
 
     def _refused(self, case: Case, now: float) -> Step:
+        case.unanswered_since = case.dropped_since = None
         case.refusals += 1
         if case.refusals < 2:
             return self._wait(case, now + timing.REDIAL_GAP)
         return self._accuse(case, Evidence.REFUSED)
 
+    def _unanswered(self, case: Case, now: float) -> Step:
+        """Unreachable is said at once by a kernel without a route, which may come back."""
+        case.refusals = 0
+        case.dropped_since = None
+        if case.unanswered_since is None:
+            case.unanswered_since = case.probed_at
+        answer_by = case.unanswered_since + timing.DIAL_TIMEOUT
+        if now < answer_by - 0.001:
+            return self._wait(case, answer_by)
+        return self._accuse(case, Evidence.UNREACHABLE)
+
     def _stall(self, case: Case, now: float) -> Step:
+        case.refusals = 0
+        case.unanswered_since = None
         case.stalled = True
         case.stage = Stage.WAITING
         grace_ends = case.heard_at + timing.STALL_GRACE
@@ -193,6 +232,8 @@ class Detector:
     def _accuse(self, case: Case, evidence: Evidence) -> Accuse:
         case.stage = Stage.ACCUSED
         case.accusations += 1
+        case.refusals = 0
+        case.unanswered_since = case.dropped_since = None
         if evidence is Evidence.STALLED:
             return Accuse(evidence, timing.SILENT_SUSPICION)
         if not case.met:

@@ -358,6 +358,9 @@ class Monitoring:
             core.tell(link, wire.Ping(0))
             link.pinged_at = now
         addresses = self.addresses(peer)[:1]
+        if not addresses:
+            self._step(peer, self.detector.nowhere_to_dial(peer, now))
+            return
         attempt = core.connections.attempt(
             Purpose.PROBE,
             peer,
