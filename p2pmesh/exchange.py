@@ -2,7 +2,7 @@
 
 Each is a command to the core, whose outcome comes later as an action.  This file
 keeps who waits for which, for the agent (``node``) and the HTTP API
-(``registry``) alike.
+(``backend``) alike.
 
 Invariants: every wait ends, with an outcome or with the end of the node; who is
 cancelled tells the core.

@@ -249,8 +249,8 @@ class Running:
     async def _serve_http(self, http: str) -> None:
         # aiohttp takes a third of a second to load, and the application's loop goes on.
         await asyncio.to_thread(import_module, "p2pmesh.http.server")
+        from p2pmesh.backend import NodeBackend
         from p2pmesh.http.server import RegistryServer
-        from p2pmesh.registry import NodeBackend
         from p2pmesh.transport.ports import listen
 
         self._server = await RegistryServer.start(NodeBackend(self), http, listen=listen)

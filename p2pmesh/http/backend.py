@@ -1,6 +1,6 @@
 """What the HTTP API asks of a node.
 
-``p2pmesh.node`` provides it; the HTTP tests drive the same handlers through a
+``p2pmesh.backend`` answers it with a node; the HTTP tests drive the same handlers through a
 real node.  All methods run on the node's loop.  Payloads are Python values that
 JSON can carry (checked by ``codec`` on the way in); they cross the mesh as
 MessagePack.

@@ -3,8 +3,8 @@
 A subject (a node id, or a guest's instance id) has one claim at a time: the
 signed record of an alive or left node, the verdict about a failed one, or the
 signed entry of a guest.  ``Version`` decides between two claims, and nothing
-else does; suspicion is not a claim (it lasts a second) and lives in the
-detector.
+else does; suspicion is no claim (it lasts a second) and has a file of its
+own (``suspicion``).
 
 The view keeps 32 XOR buckets of version hashes: equal buckets mean equal claims,
 whatever the order in which they arrived.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from p2pmesh.events import EventReader
     from p2pmesh.running import Running
 
-log = logging.getLogger("p2pmesh.registry")
+log = logging.getLogger("p2pmesh.backend")
 
 
 class NodeBackend:

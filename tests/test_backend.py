@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from p2pmesh import AgentMessage, Node, QueueFull, RemoteError, RequestTimeout, UnknownTarget
+from p2pmesh.backend import NodeBackend
 from p2pmesh.http.backend import Conflict, Forbidden
 from p2pmesh.protocol.limits import MAILBOX_MESSAGES_MAX
 from p2pmesh.protocol.types import MemberJoined
-from p2pmesh.registry import NodeBackend
 
 HANG = 20.0
 LABELS = (("query",), ("default",))
