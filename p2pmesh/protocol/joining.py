@@ -409,6 +409,10 @@ class Joining:
             core.act(Stop("double"))
             return
         self._restamped = True
+        self._rise_above(life)
+
+    def _rise_above(self, life: Life) -> None:
+        core = self._core
         above = Life(life.ms, life.logical + 1, self._random())
         core.publish(
             msgspec.structs.replace(
@@ -418,10 +422,15 @@ class Joining:
         core.act(Joined(life=str(above), contact=None))
 
     def buried(self, verdict: wire.Verdict) -> None:
-        """Somebody says that I failed: I refute."""
+        """Somebody says that I failed: I refute.  A tombstone of a later life than
+        mine is of one that I have forgotten: nobody would take me below it."""
         life = self._core.life
-        if life is not None and verdict.life == life:
+        if life is None or self._core.has_left:
+            return
+        if verdict.life == life:
             self._membership.raise_incarnation(verdict.incarnation)
+        elif verdict.life > life and is_plausible(verdict.life):
+            self._rise_above(verdict.life)
 
     def questioned(self, question: wire.Question) -> None:
         """Somebody asks whether I am gone: I answer."""

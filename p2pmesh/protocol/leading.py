@@ -8,7 +8,7 @@ from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.gossip import Urgency
-from p2pmesh.protocol.leader import Leadership, Phase
+from p2pmesh.protocol.leader import Leadership, Phase, is_epoch_credible
 from p2pmesh.protocol.members import Tombstone
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.records import SignedRecord
@@ -19,6 +19,7 @@ from p2pmesh.protocol.types import (
     LeaderInfo,
     LeaderReason,
     LeaderStalled,
+    Life,
     NodeId,
     Persist,
     State,
@@ -34,13 +35,14 @@ class Leading:
         self._monitoring = monitoring
         self._leadership = Leadership(core.me)
         self._leader: NodeId | None = None
+        self._life: Life | None = None
         self._since: float | None = None
         self._reason: LeaderReason = "first"
         self._told: tuple[str | None, int | None] = (None, None)
         self._persisting: dict[int, int] = {}
         self._persists = 0
         self._stall_told: NodeId | None = None
-        self._cannot_claim = False
+        self._store_again_at: float | None = None  # set while it cannot persist
         #: After a sleep the view is hearsay: no claim, no token, until it is confirmed.
         self.is_suspended = False
 
@@ -49,6 +51,10 @@ class Leading:
     def settle(self, changed: list[Changed]) -> None:
         """The view changed, or time passed: who leads, and is there something to say?"""
         core = self._core
+        if core.life != self._life:
+            self._life = core.life
+            if self._leadership.give_up():
+                core.act(Demoted(reason="a new life"))
         leader = core.view.leader()
         if (leader.id if leader else None) != self._leader:
             self._reason = self._why(leader)
@@ -59,7 +65,8 @@ class Leading:
         if self._leadership.observe(
             self._leader, core.at.now, previous_left=self._reason == "leader_left"
         ):
-            self._demoted("this node leaves" if core.has_left else "an older candidate is here")
+            reason = "this node leaves" if core.has_left else "an older candidate is here"
+            core.act(Demoted(reason=reason))
         self._claim()
         self._tell()
 
@@ -77,57 +84,82 @@ class Leading:
         return "withdrawn" if not held.record.candidate else "leader_failed"
 
     def _step_down_for_higher(self, changed: list[Changed]) -> None:
-        """Another's claim reached mine (two sides of a split met): claim above it."""
+        """Another's claim reached mine (two sides of a split met): claim above it.
+        A claim stays in its maker's record, also when that leads no more, so that it
+        is found whoever is heard first; who claimed the highest epoch may be gone."""
         core = self._core
-        others = 0
+        mine = self._leadership.epoch
+        highest = core.view.highest_epoch
+        others = highest if mine is not None and highest > mine else 0
         for change in changed:
             if isinstance(change.key, bytes) and change.key != core.me:
                 held = core.view.alive(change.key)
                 if held is not None and held.record.epoch is not None:
                     others = max(others, held.record.epoch)
         if others and self._leadership.outbid(others):
-            self._demoted("a higher epoch is here")
+            core.act(Demoted(reason="a higher epoch is here"))
 
-    def _demoted(self, reason: str) -> None:
+    def heard(self, epoch: int) -> None:
+        """A peer knows of a higher epoch than I do."""
         core = self._core
-        core.act(Demoted(reason=reason))
-        record = core.record.record
-        if record.epoch is not None and not core.has_left:
-            core.publish(msgspec.structs.replace(record, epoch=None, revision=record.revision + 1))
+        if is_epoch_credible(epoch, core.view.highest_epoch):
+            core.view.highest_epoch = epoch
+            self.settle([])
+        else:
+            core.count("epoch_jump")
 
     # --- claiming -----------------------------------------------------------------------
 
     def _claim(self) -> None:
         core = self._core
-        if core.life is None or core.has_left or self.is_suspended or self._cannot_claim:
+        if core.life is None or core.has_left or self.is_suspended:
             return
         known = max(core.view.highest_epoch, core.restored.epoch or 0)
+        if self._store_again_at is not None:
+            if core.at.now >= self._store_again_at and not self._persisting:
+                self._persist(core.life, known)
+            return
         epoch = self._leadership.claim(known, core.at.wall, core.at.now)
         if epoch is None:
             if self._leadership.phase is Phase.SETTLING:
                 core.timers.set("claim", None, self._leadership.settled_at)
-            return
-        if core.config.persistent:
-            self._persists += 1
-            self._persisting[self._persists] = epoch
-            core.act(Persist(self._persists, core.life, epoch))
+        elif core.config.persistent:
+            self._persist(core.life, epoch)
         else:
             self._hold(epoch)
 
+    def _persist(self, life: Life, epoch: int) -> None:
+        self._persists += 1
+        self._persisting[self._persists] = epoch
+        self._core.act(Persist(self._persists, life, epoch))
+
     def stored(self, action: int, ok: bool) -> None:
         """The store's word about a claim: told only when it is safe.  Who cannot
-        persist is no candidate, so that the next oldest may lead."""
+        persist is no candidate until it can, so that the next oldest may lead."""
         core = self._core
         epoch = self._persisting.pop(action, None)
-        if epoch is None or epoch != self._leadership.epoch:
+        if epoch is None:
             return
-        if ok:
+        if not ok:
+            self._leadership.give_up()
+            self._store_again_at = core.at.now + timing.STORE_RETRY
+            core.timers.set("claim", None, self._store_again_at)
+            self._be_candidate(False)
+        elif self._store_again_at is not None:
+            self._store_again_at = None
+            self._be_candidate(True)
+        elif epoch == self._leadership.epoch:
             self._hold(epoch)
-            return
-        self._leadership.give_up()
-        self._cannot_claim = True
+
+    def _be_candidate(self, is_candidate: bool) -> None:
+        core = self._core
         record = core.record.record
-        core.publish(msgspec.structs.replace(record, candidate=False, revision=record.revision + 1))
+        if record.candidate is not is_candidate and not core.has_left:
+            core.publish(
+                msgspec.structs.replace(
+                    record, candidate=is_candidate, revision=record.revision + 1
+                )
+            )
 
     def _hold(self, epoch: int) -> None:
         core = self._core
@@ -147,7 +179,7 @@ class Leading:
         """This machine slept: whatever I held may be another's by now."""
         self.is_suspended = True
         if self._leadership.give_up():
-            self._demoted("this machine slept")
+            self._core.act(Demoted(reason="this machine slept"))
 
     # --- telling ------------------------------------------------------------------------
 
@@ -155,7 +187,7 @@ class Leading:
         """The event comes with the claim: one for each leader and epoch."""
         core = self._core
         leader = core.view.leader()
-        epoch = leader.record.epoch if leader else None
+        epoch = self._epoch_of(leader)
         now = (self.leader_id(), epoch)
         if now == self._told or (leader is not None and epoch is None):
             return
@@ -169,11 +201,15 @@ class Leading:
         if since is None or leader is None:
             self._stall_told = None
         elif (
-            leader != self._stall_told
-            and self._core.at.now - since >= timing.LEADER_STALLED_AFTER
+            leader != self._stall_told and self._core.at.now - since >= timing.LEADER_STALLED_AFTER
         ):
             self._stall_told = leader
             self._core.act(LeaderStalled(leader_id=self.leader_id() or ""))
+
+    def _epoch_of(self, leader: SignedRecord | None) -> int | None:
+        """Of its claim; None while a higher one is known, which it has to outbid."""
+        epoch = leader.record.epoch if leader is not None else None
+        return epoch if epoch is not None and epoch >= self._core.view.highest_epoch else None
 
     def leader_id(self) -> str | None:
         leader = self._core.view.leader()
@@ -185,7 +221,7 @@ class Leading:
         leader = core.view.leader()
         return LeaderInfo(
             leader_id=self.leader_id(),
-            epoch=leader.record.epoch if leader else None,
+            epoch=self._epoch_of(leader),
             token=self._token(),
             authoritative=self._is_authoritative(),
             policy="available" if quorum is None else f"quorum={quorum}",

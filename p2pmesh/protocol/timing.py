@@ -85,6 +85,7 @@ RIVAL_LATEST: Final = 5.0  # an older live agent has my instance id
 ALONE_WARNING_AFTER: Final = 10.0
 CLAIM_SETTLE: Final = 0.2
 HEARSAY_LATEST: Final = 5.0
+STORE_RETRY: Final = 5.0  # a candidate whose store failed tries it again
 
 # --- guests and messages ----------------------------------------------------
 GUEST_TIMEOUT: Final = 15.0

@@ -1,0 +1,272 @@
+"""Who leads, with which epoch, and what a token is worth."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pmesh.errors import NotAuthoritative
+from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.types import (
+    Demoted,
+    Elected,
+    LeaderChanged,
+    Restored,
+)
+from p2pmesh.testing import SimNetwork
+from tests.protocol.conftest import Simulate
+from tests.protocol.invariants import Watch
+
+
+def epochs(net: SimNetwork) -> set[int | None]:
+    return {node.leadership().epoch for node in net.running()}
+
+
+# --- the claim ------------------------------------------------------------------------
+
+
+def test_the_first_epoch_is_the_wall_clock_in_seconds(simulate: Simulate) -> None:
+    net = simulate()
+    node = net.add()
+    net.run_until(node.leads, within=3)
+    assert abs(node.token().epoch - node.now().wall // 1000) <= 2
+
+
+def test_a_claim_comes_after_the_leader_was_the_oldest_for_a_while(simulate: Simulate) -> None:
+    net = simulate(3)
+    watch = Watch(net)
+    net.kill(net.nodes[0])
+    net.run(2.0)
+    (elected,) = watch.events(Elected)
+    buried = next(t for t in watch.deaths() if t.node is elected.node)
+    assert elected.t - buried.t == pytest.approx(timing.CLAIM_SETTLE, abs=0.01)
+
+
+def test_a_goodbye_needs_no_settling(simulate: Simulate) -> None:
+    net = simulate(3)
+    watch = Watch(net)
+    net.leave(net.nodes[0])
+    left_at = net.clock.now
+    net.run(2.0)
+    (elected,) = watch.events(Elected)
+    assert elected.t - left_at < 0.05
+
+
+def test_the_epoch_is_null_until_there_is_a_claim(simulate: Simulate) -> None:
+    net = simulate(3)
+    heir, other = net.nodes[1:]
+    net.kill(net.nodes[0])
+    net.run_until(lambda: other.leader() == heir.instance_id, within=2)
+    assert other.leadership().epoch is None
+    net.run(0.5)
+    assert other.leadership().epoch == heir.token().epoch
+
+
+def test_every_node_tells_of_a_leader_once_it_has_a_claim(simulate: Simulate) -> None:
+    net = simulate(5)
+    watch = Watch(net)
+    net.kill(net.nodes[0])
+    net.run(3.0)
+    for node in net.running():
+        (told,) = watch.events(LeaderChanged, nodes=[node])
+        assert told.event.leader_id == net.nodes[1].instance_id
+        assert told.event.reason == "leader_failed"
+        assert told.event.epoch == net.nodes[1].token().epoch
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_tokens_rise_through_one_death_after_the_other(
+    simulate: Simulate, persistent: bool
+) -> None:
+    net = simulate(6, persistent=persistent)
+    watch = Watch(net)
+    for leader in net.nodes[:5]:
+        net.kill(leader)
+        net.run(2.0)
+    assert net.nodes[5].leads()
+    assert len(watch.tokens()) == 5
+    watch.assert_tokens_rise()
+
+
+def test_who_does_not_lead_has_no_token(simulate: Simulate) -> None:
+    net = simulate(3)
+    for node in net.nodes[1:]:
+        with pytest.raises(NotAuthoritative):
+            node.token()
+
+
+# --- outbidding -----------------------------------------------------------------------
+
+
+def test_the_oldest_outbids_a_higher_claim_that_it_meets(simulate: Simulate) -> None:
+    net = simulate(6)
+    here, there = net.nodes[:3], net.nodes[3:]
+    net.partition(here, there)
+    net.run(10.0)
+    for leader in there[:2]:  # the other side gets ahead by two more claims
+        net.kill(leader)
+        net.run(3.0)
+    ahead = there[2].token()
+    assert ahead.epoch > here[0].token().epoch + 1
+    net.heal()
+    watch = Watch(net)
+    watch.assert_settles()
+    assert here[0].token().epoch > ahead.epoch
+    assert epochs(net) == {here[0].token().epoch}
+
+
+def test_a_claim_is_outbid_though_its_maker_is_dead_when_the_split_heals(
+    simulate: Simulate,
+) -> None:
+    """Heartbeats tell of the highest epoch, whoever made it."""
+    net = simulate(6)
+    here, there = net.nodes[:3], net.nodes[3:]
+    net.partition(here, there)
+    net.run(10.0)
+    ahead = there[0].token()
+    net.kill(there[0])
+    net.stop(there[1])  # the next one, who would claim above it
+    net.heal()
+    net.run(6.0)
+    net.resume(there[1])
+    net.run(6.0)
+    assert here[0].token() > ahead
+
+
+def test_the_older_leader_does_not_lead_beside_the_younger_for_long(simulate: Simulate) -> None:
+    """At a heal the younger steps down before the oldest is elected anew."""
+    net = simulate(6)
+    here, there = net.nodes[:3], net.nodes[3:]
+    net.partition(here, there)
+    net.run(10.0)
+    watch = Watch(net)
+    net.heal()
+    net.run(6.0)
+    (demoted,) = watch.events(Demoted, nodes=there)
+    last = watch.events(Elected, nodes=here)[-1]
+    assert demoted.t <= last.t
+
+
+def test_a_claim_far_above_all_that_was_seen_is_refused(simulate: Simulate) -> None:
+    net = simulate(3)
+    token = net.nodes[0].token()
+    mad = net.add("mad", start=False, persistent=True)
+    mad.restored = Restored(None, token.epoch + 2 * limits.EPOCH_JUMP_MAX)
+    net.partition(net.nodes[:3], [mad])
+    net.start(mad)
+    net.run(10.0)
+    assert mad.token().epoch > token.epoch + 2 * limits.EPOCH_JUMP_MAX
+    net.heal()
+    net.discover()
+    net.run(10.0)
+    assert {node.leadership().epoch for node in net.nodes[:3]} == {token.epoch}
+    assert net.nodes[0].leads()
+    assert any(node.mesh.counters().get("epoch_jump") for node in net.nodes[:3])
+
+
+def test_a_heartbeat_far_above_all_that_was_seen_is_ignored(simulate: Simulate) -> None:
+    net = simulate(3)
+    token = net.nodes[0].token()
+    leader = net.nodes[0].mesh
+    link = next(iter(leader._core.links_up.values()))
+    leader._received_up(link, wire.Heartbeat(leader.view_hash(), token.epoch + 2**34, 1))
+    net.run(5.0)
+    assert net.nodes[0].token() == token
+
+
+# --- the store ------------------------------------------------------------------------
+
+
+def test_who_cannot_persist_a_claim_is_no_candidate_until_it_can(simulate: Simulate) -> None:
+    net = simulate(4, persistent=True)
+    oldest, heir, *_ = net.nodes
+    net.kill(oldest)
+    net.set_store(heir, works=False)
+    watch = Watch(net)
+    net.run(3.0)
+    assert not heir.leads()
+    assert net.nodes[2].leads()
+    assert not net.nodes[3].lists(heir).candidate
+    net.set_store(heir, works=True)
+    net.run(2 * timing.STORE_RETRY)
+    assert heir.leads()
+    assert {node.leader() for node in net.running()} == {heir.instance_id}
+    watch.assert_tokens_rise()
+
+
+def test_a_claim_is_told_only_when_it_is_persisted(simulate: Simulate) -> None:
+    net = simulate(2, persistent=True)
+    heir = net.nodes[1]
+    kept = []
+
+    def observe(node, event):
+        if isinstance(event, Elected):
+            kept.append((node.restored.epoch, event.token.epoch))
+
+    net.observers.append(observe)
+    net.kill(net.nodes[0])
+    net.run_until(heir.leads, within=3)
+    assert kept == [(kept[0][1], kept[0][1])]
+
+
+def test_a_node_alone_claims_above_what_it_kept_whatever_its_clock_says(
+    simulate: Simulate,
+) -> None:
+    net = simulate(1, persistent=True)
+    (node,) = net.nodes
+    token = node.token()
+    net.kill(node)
+    net.set_wall(node, -20 * 365 * 86_400_000)
+    net.start(node)
+    net.run_until(node.leads, within=5)
+    assert node.token() > token
+
+
+# --- the policy -----------------------------------------------------------------------
+
+
+def test_with_a_quorum_the_small_side_has_a_leader_without_authority(simulate: Simulate) -> None:
+    net = simulate(5, quorum=3)
+    few, many = net.nodes[:2], net.nodes[2:]
+    net.partition(few, many)
+    Watch(net).assert_settles(few, many)
+    assert few[0].leader() == few[0].instance_id
+    with pytest.raises(NotAuthoritative):
+        few[0].token()
+    assert not few[0].leadership().authoritative
+    assert few[0].leadership().policy == "quorum=3"
+    assert many[0].leadership().authoritative
+    many[0].token()
+    net.heal()
+    net.run_until(net.agrees, within=10)
+    net.run(1.0)
+    few[0].token()
+
+
+# --- who may lead ---------------------------------------------------------------------
+
+
+def test_observers_and_those_who_opted_out_never_lead(simulate: Simulate) -> None:
+    net = simulate()
+    net.add("observer", agent=None)
+    net.run(2.0)
+    net.add("modest", candidate=False)
+    net.run(2.0)
+    assert {node.leader() for node in net.nodes} == {None}
+    assert epochs(net) == {None}
+    willing = net.add("willing")
+    net.run(5.0)
+    assert {node.leader() for node in net.nodes} == {willing.instance_id}
+    assert willing.leads()
+    net.kill(willing)
+    net.run(3.0)
+    assert {node.leader() for node in net.running()} == {None}
+
+
+def test_the_leader_that_leaves_is_followed_without_a_word_between(simulate: Simulate) -> None:
+    """No campaign, no vote: every view names the next oldest at once."""
+    net = simulate(5)
+    net.leave(net.nodes[0])
+    net.run(0.01)
+    assert {node.leader() for node in net.running() if node is not net.nodes[0]} == {
+        net.nodes[1].instance_id
+    }

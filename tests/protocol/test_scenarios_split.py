@@ -1,0 +1,320 @@
+"""Networks that fall apart, wholly or in part, and what holds while they do."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pmesh.protocol import timing, wire
+from p2pmesh.protocol.types import (
+    Evidence,
+    LeaderChanged,
+    MemberFailed,
+    MemberJoined,
+    MemberRecovered,
+    MemberSuspected,
+)
+from p2pmesh.testing import SimNetwork, SimNode
+from tests.protocol.conftest import Simulate
+from tests.protocol.invariants import Watch, settles_within
+
+HEALED = 5.0  # a heal may take this long
+
+
+def sides(net: SimNetwork, split: str) -> tuple[list[SimNode], list[SimNode]]:
+    nodes = net.nodes
+    match split:
+        case "even":
+            return nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]
+        case "uneven":
+            return nodes[:2], nodes[2:]
+        case "one against all":
+            return nodes[:1], nodes[1:]
+        case "the leader with the few":
+            return nodes[:3], nodes[3:]
+        case _:  # "mixed": every other one
+            return nodes[::2], nodes[1::2]
+
+
+SPLITS = ["even", "uneven", "one against all", "the leader with the few", "mixed"]
+
+
+# --- whole splits ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("count", [4, 10])
+def test_each_side_of_a_split_goes_on_and_the_heal_keeps_the_oldest(
+    simulate: Simulate, split: str, count: int
+) -> None:
+    net = simulate(count)
+    oldest = net.nodes[0]
+    here, there = sides(net, split)
+    net.partition(here, there)
+    watch = Watch(net)
+    watch.assert_settles(here, there)
+    net.run(10.0)
+    healing = Watch(net)
+    net.heal()
+    took = net.run_until(net.agrees, within=settles_within(count))
+    assert took <= HEALED
+    healing.assert_led(net.nodes)
+    assert oldest.leads()
+    healing.assert_nobody_resurrected()
+    assert not healing.deaths(oldest) or len(there) == 1
+    for node in net.nodes:
+        told = healing.events(LeaderChanged, nodes=[node])
+        assert {t.event.leader_id for t in told} <= {oldest.instance_id}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_tokens_rise_over_a_heal(simulate: Simulate, split: str) -> None:
+    """Both sides claimed; the oldest claims anew, above both."""
+    net = simulate(6)
+    here, there = sides(net, split)
+    net.partition(here, there)
+    Watch(net).assert_settles(here, there)
+    claims = {here[0].token(), there[0].token()}
+    net.heal()
+    net.run_until(net.agrees, within=HEALED)
+    net.run(1.0)
+    assert net.nodes[0].token() > max(claims)
+
+
+def test_a_long_split_heals_like_a_short_one(simulate: Simulate) -> None:
+    """An hour, in which a tombstone's age is all that is left of a death."""
+    net = simulate(6)
+    here, there = sides(net, "even")
+    net.partition(here, there)
+    net.run(3600.0)
+    watch = Watch(net)
+    net.heal()
+    net.run_until(net.agrees, within=HEALED)
+    watch.assert_led(net.nodes)
+
+
+def test_members_who_died_during_the_split_stay_dead_after_the_heal(simulate: Simulate) -> None:
+    net = simulate(8)
+    here, there = sides(net, "even")
+    net.partition(here, there)
+    Watch(net).assert_settles(here, there)
+    dead, left = there[-1], there[-2]
+    net.kill(dead)
+    net.leave(left)
+    net.run(60.0)
+    watch = Watch(net)
+    net.heal()
+    watch.assert_settles()
+    watch.assert_nobody_resurrected()
+    for node in net.running():
+        assert node.state_of(dead) == "failed"
+        assert node.state_of(left) == "left"
+
+
+def test_a_flapping_network_settles_when_it_stops(simulate: Simulate) -> None:
+    net = simulate(8)
+    here, there = sides(net, "mixed")
+    watch = Watch(net)
+    for pause in (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        net.partition(here, there)
+        net.run(pause)
+        net.heal()
+        net.run(pause / 2)
+    watch.assert_settles()
+    watch.assert_nobody_resurrected()
+
+
+def test_the_living_refute_an_old_verdict_once_and_the_dead_stay_silent(
+    simulate: Simulate,
+) -> None:
+    """At a heal each of the living says it is alive; nobody is buried a second time."""
+    net = simulate(6)
+    here, there = sides(net, "even")
+    net.partition(here, there)
+    Watch(net).assert_settles(here, there)
+    net.run(30.0)
+    watch = Watch(net)
+    net.heal()
+    net.run(20.0)
+    watch.assert_nobody_failed()
+    for node in net.nodes:
+        assert node.lists(node).incarnation <= 2
+
+
+# --- parts of a network ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 10])
+@pytest.mark.parametrize("both", [True, False])
+def test_two_who_do_not_reach_each_other_live_on_by_the_word_of_others(
+    simulate: Simulate, count: int, both: bool
+) -> None:
+    """The triangle: A and B are cut apart, everybody else reaches both."""
+    net = simulate(count)
+    watch = Watch(net)
+    net.cut(net.nodes[0], net.nodes[1], both=both)
+    net.run(90.0)
+    for node in net.nodes[:2]:
+        assert watch.longest_wrong_death(node) <= timing.SILENT_SUSPICION
+    assert watch.leader_changes() <= 1
+    net.heal()
+    watch.assert_settles()
+
+
+@pytest.mark.parametrize("direction", ["from", "to"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leader_cut_one_way_from_half_of_the_mesh_leads_on(
+    simulate: Simulate, direction: str, seed: int
+) -> None:
+    net = simulate(9, seed=seed)
+    leader, *others = net.nodes
+    watch = Watch(net)
+    for other in others[::2]:
+        source, target = (leader, other) if direction == "from" else (other, leader)
+        net.cut(source, target, both=False)
+    net.run(60.0)
+    assert watch.longest_wrong_death(leader) <= timing.SILENT_SUSPICION
+    assert watch.leader_changes() <= 1
+    net.heal()
+    watch.assert_settles()
+
+
+def test_a_chain_of_hosts_in_which_each_reaches_its_neighbours_holds_together(
+    simulate: Simulate,
+) -> None:
+    """The worst of non-transitive networks: one path, no two ways around."""
+    net = simulate(5)
+    watch = Watch(net)
+    for one in range(5):
+        for other in range(one + 2, 5):
+            net.cut(one, other)
+    net.run(120.0)
+    for node in net.nodes:
+        assert watch.longest_wrong_death(node) <= 5.0
+    net.heal()
+    watch.assert_settles()
+
+
+# --- questions and answers ------------------------------------------------------------
+
+
+def forged(net: SimNetwork, node: SimNode, subject: SimNode, item: wire.Message) -> None:
+    """Somebody with a valid key says this to ``node``, on a ring link."""
+    link = next(
+        link
+        for link in node.mesh._core.links_up.values()
+        if link.peer is not None and link.peer != subject.mesh.node_id
+    )
+    node.input("bytes_received", 0, b"")
+    node.mesh._items(link, (wire.encode(item),), flood=True)
+    node.mesh._settle()
+    node._perform()
+
+
+def verdict(subject: SimNode, *, age: int, incarnation: int = 0) -> wire.Verdict:
+    assert subject.life is not None
+    return wire.Verdict(subject.mesh.node_id, subject.life, incarnation, age, "refused", ())
+
+
+def test_an_old_verdict_about_the_living_is_asked_and_refuted(simulate: Simulate) -> None:
+    net = simulate(6)
+    watch = Watch(net)
+    net_subject, hearer = net.nodes[0], net.nodes[3]
+    forged(net, hearer, net_subject, verdict(net_subject, age=60_000))
+    net.run(5.0)
+    watch.assert_nobody_failed()
+    assert watch.events(MemberSuspected)
+    assert net_subject.lists(net_subject).incarnation == 1
+    watch.assert_settles()
+    assert watch.leader_changes() == 0
+
+
+def test_a_fresh_verdict_about_one_whom_i_hear_is_asked_not_applied(simulate: Simulate) -> None:
+    net = simulate(3)
+    subject, hearer = net.nodes[0], net.nodes[1]
+    watch = Watch(net)
+    forged(net, hearer, net.nodes[2], verdict(subject, age=0))
+    net.run(5.0)
+    assert not watch.events(MemberFailed, nodes=[hearer])
+    watch.assert_settles()
+
+
+def test_an_old_verdict_about_the_dead_is_applied_when_nobody_answers(simulate: Simulate) -> None:
+    """Who was switched off a moment ago is still alive here when an old verdict comes."""
+    net = simulate(6)
+    subject, hearer = net.nodes[5], net.nodes[2]
+    watch = Watch(net)
+    net.power_off(subject)
+    net.run(0.2)
+    forged(net, hearer, subject, verdict(subject, age=60_000))
+    asked_at = net.clock.now
+    others = net.running()
+    net.run_until(lambda: net.agrees(others), within=3.0)
+    first = min(told.t for told in watch.deaths(subject))
+    assert first - asked_at >= timing.SILENT_SUSPICION - 0.01
+
+
+def test_a_replayed_verdict_resurrects_nobody_and_buries_nobody(simulate: Simulate) -> None:
+    """One of an earlier incarnation, after its subject has refuted it."""
+    net = simulate(6)
+    subject, hearer = net.nodes[1], net.nodes[4]
+    old = verdict(subject, age=3_000)
+    forged(net, hearer, subject, old)
+    net.run(3.0)
+    watch = Watch(net)
+    for age in (0, 3_000, 10_000_000):
+        forged(net, hearer, subject, verdict(subject, age=age))
+        net.run(3.0)
+    assert not watch.events(MemberFailed, MemberJoined, MemberSuspected)
+    net.kill(subject)
+    net.run(2.0)
+    forged(net, hearer, subject, old)
+    net.run(2.0)
+    assert {node.state_of(subject) for node in net.running()} == {"failed"}
+
+
+def test_a_vouch_does_not_stop_a_question_about_a_tombstone(simulate: Simulate) -> None:
+    """Only the subject's higher incarnation would beat that tombstone where it is held."""
+    net = simulate(6)
+    subject, hearer = net.nodes[1], net.nodes[4]
+    forged(net, hearer, subject, verdict(subject, age=60_000))
+    net.run(2.0)
+    assert {node.lists(subject).incarnation for node in net.nodes} == {1}
+
+
+def test_the_subject_of_a_question_answers_by_its_incarnation_and_keeps_its_life(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5)
+    subject, hearer = net.nodes[0], net.nodes[2]
+    life = subject.life
+    assert life is not None
+    watch = Watch(net)
+    question = wire.Question(
+        subject.mesh.node_id, life, 0, Evidence.UNREACHABLE, net.nodes[3].mesh.node_id, 1, 1000
+    )
+    forged(net, hearer, subject, question)
+    net.run(0.9)
+    assert (subject.life, subject.lists(subject).incarnation) == (life, 1)
+    watch.assert_nobody_failed()
+    for node in net.nodes[1:]:
+        told = [type(t.event) for t in watch.events(MemberSuspected, MemberRecovered, nodes=[node])]
+        assert told in ([MemberSuspected, MemberRecovered], []), told
+    assert subject.leads()
+    assert watch.leader_changes() == 0
+
+
+def test_a_question_about_an_earlier_incarnation_is_answered_with_the_record(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5)
+    subject, hearer = net.nodes[0], net.nodes[2]
+    assert subject.life is not None
+    forged(net, hearer, subject, verdict(subject, age=60_000))
+    net.run(3.0)
+    watch = Watch(net)
+    old = wire.Question(
+        subject.mesh.node_id, subject.life, 0, Evidence.REFUSED, net.nodes[3].mesh.node_id, 9, 250
+    )
+    forged(net, hearer, subject, old)
+    net.run(2.0)
+    assert not watch.events(MemberSuspected, MemberFailed)

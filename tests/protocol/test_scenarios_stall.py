@@ -1,0 +1,245 @@
+"""Processes that do not run for a while: stopped, starved, late, or asleep."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pmesh.errors import NotAuthoritative
+from p2pmesh.protocol import timing
+from p2pmesh.protocol.detector import Detector
+from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.types import (
+    Demoted,
+    Elected,
+    Evidence,
+    Joined,
+    LeaderStalled,
+    MemberRecovered,
+    MemberStalled,
+    MemberSuspected,
+)
+from tests.protocol.conftest import Simulate
+from tests.protocol.invariants import Watch
+
+# --- stopped --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_a_leader_stopped_for_10_s_is_flagged_and_leads_on(simulate: Simulate, count: int) -> None:
+    net = simulate(count)
+    leader, *others = net.nodes
+    watch = Watch(net)
+    net.stop(leader)
+    net.run(5.0)
+    assert {node.lists(leader).stalled for node in others} == {True}
+    net.run(5.0)
+    assert {node.lists(leader).stalled for node in others} == {True}
+    assert {node.state_of(leader) for node in others} == {"alive"}
+    net.resume(leader)
+    net.run(3.0)
+    assert {node.lists(leader).stalled for node in others} == {False}
+    watch.assert_nobody_failed()
+    assert watch.leader_changes() == 0
+    assert not watch.events(Demoted)
+    assert leader.leads()
+
+
+def test_each_is_told_once_that_it_stalled_and_once_that_it_recovered(simulate: Simulate) -> None:
+    net = simulate(5)
+    leader, *others = net.nodes
+    watch = Watch(net)
+    net.stop(leader)
+    net.run(10.0)
+    net.resume(leader)
+    net.run(5.0)
+    for node in others:
+        told = watch.events(MemberStalled, LeaderStalled, MemberRecovered, nodes=[node])
+        kinds = [type(t.event) for t in told]
+        assert kinds == [MemberStalled, LeaderStalled, MemberRecovered]
+        assert told[1].t - told[0].t >= timing.LEADER_STALLED_AFTER - 0.01
+
+
+def test_a_process_stopped_past_the_grace_is_buried_and_comes_back_by_itself(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5)
+    leader, *others = net.nodes
+    life = leader.life
+    watch = Watch(net)
+    net.stop(leader)
+    stopped_at = net.clock.now
+    net.run_until(lambda: net.agrees(others), within=20)
+    first = min(told.t for told in watch.deaths(leader))
+    assert {t.event.evidence for t in watch.deaths(leader)} == {Evidence.STALLED}
+    lan = timing.PRESETS["lan"]
+    assert first - stopped_at >= timing.STALL_GRACE - lan.heartbeat_interval
+    net.run(10.0)
+    net.resume(leader)
+    watch.assert_settles()
+    assert leader.life == life  # refuted; its seniority stays
+    assert leader.lists(leader).incarnation > 0
+    net.run(3.0)
+    watch.assert_nobody_resurrected()
+    watch.assert_tokens_rise()
+
+
+def test_who_was_stopped_past_the_grace_shows_no_token_before_others_confirm_it(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5)
+    leader = net.nodes[0]
+    net.stop(leader)
+    net.run(30.0)
+    with pytest.raises(NotAuthoritative):
+        leader.token()  # the first thing that it does when it runs again
+
+
+# --- starved --------------------------------------------------------------------------
+
+
+DUTIES = [(0.5, 0.5), (0.2, 1.0), (0.05, 1.5), (0.1, 2.5), (0.01, 5.0)]
+
+
+@pytest.mark.parametrize(("runs", "stops"), DUTIES)
+def test_starved_processes_die_of_nothing_and_kill_nobody(
+    simulate: Simulate, runs: float, stops: float
+) -> None:
+    net = simulate(10)
+    watch = Watch(net)
+    for node in (net.nodes[0], net.nodes[4]):
+        net.starve(node, runs=runs, stops=stops, seconds=60.0)
+    net.run(70.0)
+    watch.assert_nobody_failed()
+    assert watch.leader_changes() == 0
+    watch.assert_settles()
+
+
+def test_a_whole_machine_that_is_overloaded_buries_nobody(simulate: Simulate) -> None:
+    net = simulate(10)
+    watch = Watch(net)
+    for number, node in enumerate(net.nodes):
+        net.starve(node, runs=0.1 + 0.02 * number, stops=1.0 + 0.1 * number, seconds=60.0)
+    net.run(70.0)
+    watch.assert_nobody_failed()
+    watch.assert_settles()
+
+
+def test_starved_processes_on_a_lossy_network_kill_nobody(simulate: Simulate) -> None:
+    net = simulate(20, loss=0.05)
+    watch = Watch(net)
+    for node in (net.nodes[3], net.nodes[11]):
+        net.starve(node, runs=0.1, stops=2.0, seconds=60.0)
+    net.run(70.0)
+    watch.assert_nobody_failed()
+
+
+def test_with_silence_as_the_only_evidence_the_starved_die(
+    simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control arm: what the dial asks is what keeps them alive."""
+    opened = Detector.open
+
+    def accuse_at_once(self, peer, life, now, *, heard_at, met):
+        if opened(self, peer, life, now, heard_at=heard_at, met=met) is None:
+            return None
+        return self._accuse(self.cases[peer], Evidence.UNREACHABLE)
+
+    monkeypatch.setattr(Detector, "open", accuse_at_once)
+    monkeypatch.setattr(Monitoring, "kernel_unacked", lambda self, link, unacked: None)
+    net = simulate(5)
+    watch = Watch(net)
+    for node in (net.nodes[0], net.nodes[4]):
+        net.starve(node, runs=0.1, stops=4.0, seconds=10.0)
+    net.run(10.0)
+    assert watch.deaths(net.nodes[0], net.nodes[4])
+
+
+def test_a_process_whose_loop_was_late_accuses_nobody(simulate: Simulate) -> None:
+    """All it did not hear waits in its own sockets."""
+    net = simulate(5)
+    late = net.nodes[2]
+    watch = Watch(net)
+    for _ in range(5):
+        net.stop(late)
+        net.run(4.0)
+        net.resume(late)
+        net.run(2.0)
+    assert not watch.events(MemberSuspected, nodes=[late])
+    watch.assert_nobody_failed()
+
+
+# --- asleep ---------------------------------------------------------------------------
+
+
+def test_a_machine_that_slept_returns_with_its_life_and_its_seniority(simulate: Simulate) -> None:
+    net = simulate(5)
+    leader, *others = net.nodes
+    life = leader.life
+    watch = Watch(net)
+    net.sleep(leader)
+    net.run_until(lambda: net.agrees(others), within=5.0)
+    net.run(600.0)
+    net.wake(leader)
+    watch.assert_settles()
+    assert leader.life == life
+    assert leader.leads()
+    watch.assert_nobody_resurrected()
+    watch.assert_tokens_rise()
+    assert not watch.events(Joined)
+
+
+def test_a_machine_that_wakes_offers_nothing_of_what_it_believed(simulate: Simulate) -> None:
+    """While it slept one died and one left; nobody takes its word for them."""
+    net = simulate(6)
+    sleeper, dead, left = net.nodes[1], net.nodes[2], net.nodes[3]
+    net.sleep(sleeper)
+    net.run(10.0)
+    net.kill(dead)
+    net.leave(left)
+    net.run(60.0)
+    watch = Watch(net)
+    net.wake(sleeper)
+    watch.assert_settles()
+    watch.assert_nobody_resurrected()
+    assert sleeper.state_of(dead) == "failed"
+    assert sleeper.state_of(left) == "left"
+
+
+def test_a_leader_that_slept_alone_leads_again_after_it_asked_in_vain(simulate: Simulate) -> None:
+    net = simulate(1)
+    (leader,) = net.nodes
+    net.sleep(leader)
+    net.run(100.0)
+    net.wake(leader)
+    net.run(timing.HEARSAY_LATEST - 0.5)
+    assert not leader.leads()
+    net.run(1.5)
+    assert leader.leads()
+
+
+def test_a_jump_of_the_monotonic_clock_is_a_sleep(simulate: Simulate) -> None:
+    net = simulate(5)
+    leader = net.nodes[0]
+    token = leader.token()
+    watch = Watch(net)
+    net.jump(leader, 3600.0)
+    with pytest.raises(NotAuthoritative):
+        leader.token()
+    watch.assert_settles()
+    net.run(2.0)
+    watch.assert_nobody_failed()
+    assert watch.events(Demoted, nodes=[leader])
+    assert watch.events(Elected, nodes=[leader])
+    assert leader.token() > token
+
+
+def test_a_short_gap_costs_nobody_anything(simulate: Simulate) -> None:
+    net = simulate(5)
+    watch = Watch(net)
+    for node in net.nodes:
+        net.jump(node, 5.0)
+        net.run(1.0)
+    net.run(10.0)
+    watch.assert_nobody_failed()
+    assert watch.leader_changes() == 0
+    assert net.nodes[0].leads()
