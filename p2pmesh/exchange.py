@@ -18,7 +18,7 @@ from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
 from p2pmesh.driver import Driver
 from p2pmesh.errors import ConfigError, MeshError, NotStarted
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of, refuse_unless_json
-from p2pmesh.protocol.limits import CORRELATION_MAX, INSTANCE_ID_MAX
+from p2pmesh.protocol.limits import CORRELATION_MAX, INSTANCE_ID_MAX, TYPE_MAX
 from p2pmesh.protocol.types import (
     CallEnded,
     Instance,
@@ -27,7 +27,6 @@ from p2pmesh.protocol.types import (
     RequestEnded,
     SendRefused,
 )
-from p2pmesh.values import read_type
 
 P = ParamSpec("P")
 
@@ -230,16 +229,22 @@ class Exchange:
         """Raise ConfigError for what no message can have."""
         if self._driver.is_stopped:
             raise NotStarted("this node does not run: enter it with 'async with', or make another")
-        if target is not None and not 1 <= len(target.encode(errors="replace")) <= INSTANCE_ID_MAX:
+        if target is not None and not 1 <= _size("target", target) <= INSTANCE_ID_MAX:
             raise ConfigError(f"target {target!r:.80}: give the id or name of an instance")
-        try:
-            read_type(type)
-        except ValueError as error:
-            raise ConfigError(f"type {type!r:.80}: {error}") from None
-        if correlation_id is not None and len(correlation_id) > CORRELATION_MAX:
-            raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} characters are carried")
+        if _size("type", type) > TYPE_MAX:
+            raise ConfigError(f"type {type!r:.80}: at most {TYPE_MAX} bytes are carried")
+        if correlation_id is not None and _size("correlation_id", correlation_id) > CORRELATION_MAX:
+            raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} bytes are carried")
         if not lasts > 0:
             raise ConfigError(f"{what} {lasts!r}: give seconds above 0")
+
+
+def _size(argument: str, text: str) -> int:
+    """Bytes of a text; raises ConfigError for what is none."""
+    try:
+        return len(text.encode())
+    except (AttributeError, UnicodeEncodeError):
+        raise ConfigError(f"{argument} {text!r:.80}: not a text") from None
 
 
 def _settle(waiting: asyncio.Future[Any] | None, action: Any) -> None:

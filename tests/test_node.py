@@ -588,7 +588,10 @@ async def test_a_broadcast_must_be_what_everyone_can_read(pair: tuple[Node, Node
     [
         ({"target": ""}, "target ''"),
         ({"target": 3}, "target 3"),
-        ({"target": "b", "type": ""}, "type ''"),
+        ({"target": "b", "type": "x" * 129}, "type 'xxx"),
+        ({"target": "b", "type": None}, "type None: not a text"),
+        ({"target": "\ud800"}, "target .* not a text"),
+        ({"target": "b", "correlation_id": "\ud800"}, "correlation_id .* not a text"),
         ({"target": "b", "ttl": 0}, "ttl 0"),
         ({"target": "b", "correlation_id": "x" * 257}, "correlation_id"),
     ],
