@@ -277,7 +277,7 @@ class Handlers:
     def _failed(self, work: _Work, code: str, detail: str) -> None:
         if self._is_stopped:
             return
-        detail = detail[:DETAIL_MAX]
+        code, detail = (_as_text(part)[:DETAIL_MAX] for part in (code, detail))
         if work.request is None:
             self._completed(work.envelope.message_id, False, detail or code)
         elif self._requests.pop(work.request, None) is not None:
@@ -298,3 +298,8 @@ class Handlers:
         self._readers.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _as_text(text: str) -> str:
+    """What an exception says may hold half a character, as file names do."""
+    return text.encode(errors="replace").decode()

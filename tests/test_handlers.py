@@ -327,6 +327,8 @@ async def test_a_request_does_not_wait_behind_messages(handlers: Handlers) -> No
         (ValueError("no"), ("failed", "ValueError: no")),
         (RemoteError("4", "try again"), ("4", "try again")),
         (asyncio.CancelledError(), ("failed", "the handler was cancelled")),
+        (OSError("no \udcff here"), ("failed", "OSError: no ? here")),
+        (RemoteError("\ud800", "\ud800"), ("?", "?")),
         (ValueError("x" * 9999), ("failed", f"ValueError: {'x' * 488}")),
     ],
 )
