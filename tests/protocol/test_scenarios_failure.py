@@ -8,9 +8,7 @@ import pytest
 
 from p2pmesh.protocol import timing
 from p2pmesh.protocol.types import (
-    Candidate,
     Evidence,
-    FoundBy,
     LeaderChanged,
     MemberFailed,
     MemberLeft,
@@ -249,13 +247,3 @@ def test_the_accuser_who_was_answered_asks_again_ever_more_rarely(simulate: Simu
     assert len(asked) >= 3
     assert pauses[0] >= timing.REACCUSE_AFTER
     assert len(asked) < 12
-
-
-def test_a_lying_advertisement_keeps_nobody_from_being_dialled(simulate: Simulate) -> None:
-    """An offer that claims to be a live member, at an address where a newcomer waits."""
-    net = simulate(3, multicast=False)
-    member = net.nodes[1]
-    newcomer = net.add()
-    claim = bytes.fromhex(member.node_id)
-    net.offer(net.nodes[0], Candidate("mdns:liar", (newcomer.address,), FoundBy.MDNS, claim))
-    net.run_until(net.agrees, within=10)

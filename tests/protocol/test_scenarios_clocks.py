@@ -1,0 +1,147 @@
+"""Wall clocks: wrong, far off, jumping.  Age is who came first, whatever they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pmesh.protocol.stamps import CLOCKS_SET_AFTER
+from p2pmesh.protocol.types import LeaderChanged, MemberFailed
+from p2pmesh.testing.node import BEGINNING
+from tests.protocol.conftest import Simulate
+from tests.protocol.invariants import Watch
+
+YEAR = 365 * 86_400_000
+CLOCKS = {
+    "ten years ahead": 10 * YEAR,
+    "ten years behind": -10 * YEAR,
+    "at 1970": -BEGINNING,
+    "a day ahead": 86_400_000,
+    "a day behind": -86_400_000,
+    "in 2038": 2_147_483_648_000 - BEGINNING,
+    "before 1970": -BEGINNING - YEAR,
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_newcomer_with_a_wrong_clock_joins_and_does_not_lead(
+    simulate: Simulate, clock: str
+) -> None:
+    net = simulate(3)
+    watch = Watch(net)
+    odd = net.add("odd", wall_offset=CLOCKS[clock])
+    watch.assert_settles()
+    assert odd.life == max(node.life for node in net.nodes)
+    after = net.add("after")
+    watch.assert_settles()
+    assert after.life > odd.life
+    assert net.nodes[0].leads()
+    watch.assert_nobody_failed()
+    watch.assert_no_joiner_is_older()
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_who_came_first_leads_with_whatever_clock(simulate: Simulate, clock: str) -> None:
+    net = simulate()
+    first = net.add("first", wall_offset=CLOCKS[clock])
+    net.run(3.0)
+    for _ in range(3):
+        net.add("later")
+        net.run(0.5)
+    watch = Watch(net)
+    watch.assert_settles()
+    assert first.leads()
+    ages = [node.life for node in net.nodes]
+    assert ages == sorted(ages)
+
+
+def test_a_clock_that_is_ahead_drags_the_stamps_of_the_next_by_a_minute_at_most(
+    simulate: Simulate,
+) -> None:
+    net = simulate(2)
+    before = net.nodes[1].life.ms
+    odd = net.add("odd", wall_offset=10 * YEAR)
+    net.run(2.0)
+    assert odd.life.ms - before < 120_000
+
+
+def test_nodes_of_a_mesh_before_2024_agree_with_each_other(simulate: Simulate) -> None:
+    """A network of machines that have no clock, and nobody to ask."""
+    net = simulate()
+    watch = Watch(net)
+    for number in range(5):
+        net.add(wall_offset=-BEGINNING + number * 1000)
+        net.run(0.3)
+    watch.assert_settles()
+    ages = [node.life for node in net.nodes]
+    assert ages == sorted(ages)
+    assert all(life.ms < CLOCKS_SET_AFTER for life in ages)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mesh_before_2024_that_meets_one_after_it_stamps_itself_anew(
+    simulate: Simulate, seed: int
+) -> None:
+    """Whose clock knows the date takes no stamp from before it: the others join anew."""
+    net = simulate(seed=seed)
+    old = [net.add("old", start=False, wall_offset=-BEGINNING) for _ in range(3)]
+    new = [net.add("new", start=False) for _ in range(3)]
+    net.partition(old, new)
+    for node in old + new:
+        net.start(node)
+        net.run(0.3)
+    watch = Watch(net)
+    watch.assert_settles(old, new)
+    leader = net.oldest(new)
+    healing = Watch(net)
+    net.heal()
+    net.discover()
+    healing.assert_settles()
+    assert leader.leads()
+    assert all(node.life.ms >= CLOCKS_SET_AFTER for node in net.nodes)
+    assert max(node.life for node in new) < min(node.life for node in old)
+    healing.assert_nobody_failed()
+    told = healing.events(LeaderChanged, nodes=new)
+    assert {t.event.leader_id for t in told} <= {leader.instance_id}
+
+
+def test_one_old_mesh_of_many_that_meets_a_single_newer_node(simulate: Simulate) -> None:
+    net = simulate()
+    old = [net.add("old", start=False, wall_offset=-BEGINNING) for _ in range(8)]
+    new = net.add("new", start=False)
+    net.partition(old, [new])
+    for node in [*old, new]:
+        net.start(node)
+        net.run(0.2)
+    watch = Watch(net)
+    watch.assert_settles(old, [new])
+    net.heal()
+    net.discover()
+    watch.assert_settles()
+    assert new.leads()
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR, -BEGINNING, 10 * YEAR, 3_600_000, -3_600_000])
+def test_a_jump_of_a_wall_clock_changes_no_leader_and_kills_nobody(
+    simulate: Simulate, jump: int
+) -> None:
+    net = simulate(5)
+    watch = Watch(net)
+    for node in net.nodes:
+        net.set_wall(node, jump)
+        net.run(3.0)
+    net.run(30.0)
+    assert not watch.events(LeaderChanged, MemberFailed)
+    assert net.nodes[0].leads()
+    late = net.add(wall_offset=jump)
+    watch.assert_settles()
+    assert late.life == max(node.life for node in net.nodes)
+
+
+def test_all_clocks_wrong_in_another_way(simulate: Simulate) -> None:
+    net = simulate()
+    watch = Watch(net)
+    for offset in CLOCKS.values():
+        net.add(wall_offset=offset)
+        net.run(0.5)
+    watch.assert_settles()
+    watch.assert_no_joiner_is_older()
