@@ -15,20 +15,26 @@ or long ago.  It runs a second, counts no accusers, and a vouch does not stop it
 only the subject's higher incarnation does, because nothing less would beat that
 tombstone where it is already held.
 
-Every table here is bounded by the members it is about; stale numbers are ignored.
+A question or vouch is new once: its number is above the last of its sender about
+that subject.  What is remembered of numbers is bounded, and forgotten in two steps,
+so that a flood which is still on its way never becomes new again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
+from typing import Final, Generic, TypeAlias, TypeVar
 
-from p2pmesh.protocol import timing, wire
+from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.types import Evidence, Life, NodeId
 
 #: Longest a question may claim to run; its ``runs`` is the accuser's word.
-_RUNS_MAX = 5.0
-_MEMORY_MAX = 8192
+_RUNS_MAX: Final = 5.0
+_REMEMBERED: Final = 4096  # at least, of each table
+_Pair: TypeAlias = tuple[NodeId, NodeId]  # subject, and who speaks of it
 
 
 class Heard(Enum):
@@ -78,41 +84,42 @@ class Suspicions:
 
     def __init__(self) -> None:
         self.open: dict[NodeId, Suspicion] = {}
-        self._numbers: dict[tuple[NodeId, NodeId], int] = {}  # (subject, accuser) -> last
-        self._vouches: dict[tuple[NodeId, NodeId], int] = {}  # (subject, voucher) -> last
-        self._answered: dict[tuple[NodeId, NodeId], int] = {}  # (subject, accuser) -> last
-        self._answered_at: dict[tuple[NodeId, NodeId], float] = {}
+        self._asked: _Recent[int] = _Recent()  # the last number of an accuser
+        self._vouched: _Recent[int] = _Recent()  # the last number of a voucher
+        self._answered: _Recent[int] = _Recent()  # the last that was answered
+        self._answered_at: _Recent[float] = _Recent()
 
     def ask(self, question: wire.Question, now: float) -> Heard:
         """A question, about the life and incarnation that the caller holds."""
-        key = question.subject, question.accuser
-        if question.number <= self._numbers.get(key, -1):
+        subject, accuser = question.subject, question.accuser
+        if not self._asked.is_higher((subject, accuser), question.number):
             return Heard.OLD
-        _remember(self._numbers, key, question.number)
-        if question.number <= self._answered.get(key, -1) and not question.tombstone:
+        answered = self._answered.get((subject, accuser), -1)
+        if question.number <= answered and not question.tombstone:
             return Heard.NEW  # its answer overtook it
-        suspicion = self.open.get(question.subject)
+        suspicion = self.open.get(subject)
         version = question.life, question.incarnation
-        if suspicion is not None and version > (suspicion.life, suspicion.incarnation):
-            suspicion = None
-        is_first = suspicion is None
-        if suspicion is None:
-            suspicion = Suspicion(question.life, question.incarnation, now)
-            self.open[question.subject] = suspicion
-        elif version < (suspicion.life, suspicion.incarnation):
+        if suspicion is not None and version < (suspicion.life, suspicion.incarnation):
             return Heard.OLD
-        suspicion.questions[question.accuser] = question
-        suspicion.deadlines[question.accuser] = now + min(question.runs / 1000, _RUNS_MAX)
+        is_first = suspicion is None or version > (suspicion.life, suspicion.incarnation)
+        if suspicion is None or is_first:
+            suspicion = Suspicion(question.life, question.incarnation, now)
+            self.open[subject] = suspicion
+        earlier = suspicion.questions.get(accuser)
+        if earlier is None and len(suspicion.questions) >= limits.QUESTIONS_MAX:
+            return Heard.NEW  # it is in question, whoever else asks
+        if earlier is not None and earlier.tombstone and not question.tombstone:
+            return Heard.NEW  # what it asked before is harder to answer
+        suspicion.questions[accuser] = question
+        suspicion.deadlines[accuser] = now + _runs(question)
         if self._is_convicted(suspicion, now):
             return Heard.CONVICTED
         return Heard.FIRST if is_first else Heard.NEW
 
     def vouch(self, vouch: wire.Vouch, now: float) -> Heard:
         """Somebody hears the subject: the questions it names are answered."""
-        key = vouch.subject, vouch.voucher
-        if vouch.number <= self._vouches.get(key, -1):
+        if not self._vouched.is_higher((vouch.subject, vouch.voucher), vouch.number):
             return Heard.OLD
-        _remember(self._vouches, key, vouch.number)
         suspicion = self.open.get(vouch.subject)
         for accuser, number in vouch.answers:
             self._note_answered(vouch.subject, accuser, number, now)
@@ -148,10 +155,11 @@ class Suspicions:
         return self.open.pop(subject, None)
 
     def new_life(self, node: NodeId) -> None:
-        """A node restarted: it counts its questions and vouches from 1 again."""
-        for table in (self._numbers, self._vouches, self._answered):
-            for key in [key for key in table if key[1] == node]:
-                del table[key]
+        """A node restarted: it counts its questions and vouches from 1 again, and
+        whom it answered before says nothing of who reaches it now."""
+        for table in (self._asked, self._vouched, self._answered):
+            table.forget(lambda pair: pair[1] == node)
+        self._answered_at.forget(lambda pair: pair[0] == node)
 
     def due(self, now: float) -> list[NodeId]:
         """Subjects of whom a question stands unanswered."""
@@ -167,24 +175,57 @@ class Suspicions:
         second opinion: it may simply not reach the subject."""
         refused = 0
         for accuser, question in suspicion.questions.items():
-            answered_at = self._answered_at.get((question.subject, accuser))
-            fresh = answered_at is None or now - answered_at > timing.REACCUSE_MAX
+            answered_at = self._answered_at.get((question.subject, accuser), -inf)
+            fresh = now - answered_at > timing.REACCUSE_MAX
             if question.evidence == Evidence.REFUSED and not question.tombstone and fresh:
                 refused += 1
         return refused >= 2
 
     def _note_answered(self, subject: NodeId, accuser: NodeId, number: int, now: float) -> None:
-        key = subject, accuser
-        _remember(self._answered, key, max(number, self._answered.get(key, -1)))
-        if len(self._answered_at) >= _MEMORY_MAX:
-            self._answered_at.clear()
-        self._answered_at[key] = now
+        self._answered.is_higher((subject, accuser), number)
+        self._answered_at.put((subject, accuser), now)
 
 
-def _remember(
-    table: dict[tuple[NodeId, NodeId], int], key: tuple[NodeId, NodeId], number: int
-) -> None:
-    """Forgetting everything at the bound costs one repeated flood, no more."""
-    if len(table) >= _MEMORY_MAX and key not in table:
-        table.clear()
-    table[key] = number
+def _runs(question: wire.Question) -> float:
+    """Seconds until it stands; what an accuser may say is bounded."""
+    if question.tombstone:
+        return timing.SILENT_SUSPICION
+    return min(max(question.runs / 1000, timing.REFUSED_SUSPICION), _RUNS_MAX)
+
+
+_T = TypeVar("_T", int, float)
+
+
+class _Recent(Generic[_T]):
+    """Values of the pairs that were written lately: the last ``_REMEMBERED`` at
+    least, twice that at most."""
+
+    __slots__ = ("_new", "_old")
+
+    def __init__(self) -> None:
+        self._new: dict[_Pair, _T] = {}
+        self._old: dict[_Pair, _T] = {}
+
+    def get(self, pair: _Pair, default: _T) -> _T:
+        found = self._new.get(pair)
+        return self._old.get(pair, default) if found is None else found
+
+    def put(self, pair: _Pair, value: _T) -> None:
+        if len(self._new) >= _REMEMBERED:
+            self._old, self._new = self._new, {}
+        self._new[pair] = value
+
+    def is_higher(self, pair: _Pair, value: _T) -> bool:
+        """Is this above the last one?  Then it is the last one."""
+        last = self._new.get(pair)
+        if last is None:
+            last = self._old.get(pair)
+        if last is not None and value <= last:
+            return False
+        self.put(pair, value)
+        return True
+
+    def forget(self, is_meant: Callable[[_Pair], bool]) -> None:
+        for table in (self._new, self._old):
+            for pair in [pair for pair in table if is_meant(pair)]:
+                del table[pair]
