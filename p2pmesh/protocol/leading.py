@@ -184,8 +184,11 @@ class Leading:
     # --- telling ------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """The event comes with the claim: one for each leader and epoch."""
+        """The event comes with the claim: one for each leader and epoch.  Who has left
+        does not say who leads without it."""
         core = self._core
+        if core.has_left:
+            return
         leader = core.view.leader()
         epoch = self._epoch_of(leader)
         now = (self.leader_id(), epoch)

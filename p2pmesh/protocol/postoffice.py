@@ -211,8 +211,13 @@ class PostOffice:
 
     @property
     def is_drained(self) -> bool:
-        """Is all that live homes could receipt receipted?"""
-        return not (self._outbox.waits_for_receipts() or self._broadcasts.waits_for_receipts())
+        """Is all that live homes could receipt receipted, and every request to the own
+        agent answered?"""
+        return not (
+            self._outbox.waits_for_receipts()
+            or self._broadcasts.waits_for_receipts()
+            or self._answering.is_asked()
+        )
 
     def unreceipted(self) -> tuple[str, ...]:
         """Messages accepted here of which nobody else has a copy."""

@@ -306,6 +306,10 @@ class Answering:
         self._kept: OrderedDict[tuple[NodeId, int], _Kept] = OrderedDict()  # oldest first
         self._kept_bytes = 0
 
+    def is_asked(self) -> bool:
+        """Does a request to the own agent wait for its handler?"""
+        return any(not query.is_guests for query in self._by_number.values())
+
     def is_known(self, peer: NodeId, request: int) -> bool:
         """Was this asked before?  If so it is in work, or its answer is repeated."""
         kept = self._kept.get((peer, request))

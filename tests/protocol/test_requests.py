@@ -5,6 +5,7 @@ import pytest
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.types import Envelope, RequestArrived, RequestCancelled, RequestEnded
+from p2pmesh.testing import SimNetwork
 from tests.protocol.offices import Office, World
 
 
@@ -298,3 +299,24 @@ def test_one_that_leaves_answers_no_new_requests() -> None:
     end = a.ended(a.request("b-1"))
     assert end is not None
     assert end.error == "unreachable"
+
+
+def test_who_leaves_answers_first_what_its_agent_was_asked() -> None:
+    network = SimNetwork(seed=9)
+    asker, asked = network.add("asker"), network.add("asked")
+    network.run_until(network.agrees, within=10)
+    network.command(
+        asker, "request", source=asker.instance_id, target=asked.instance_id, named=False,
+        type="Query", payload=b"\xc0", timeout=30.0,
+    )  # fmt: skip
+    network.run(0.1)
+    (arrived,) = [action for action in asked.outcomes if isinstance(action, RequestArrived)]
+    network.leave(asked)
+    network.run(1.0)
+    assert asked.is_running
+    network.command(asked, "respond", request=arrived.request, payload=b"\xc3")
+    network.run(0.5)
+    assert asked.stopped_because == "left"
+    (ended,) = [action for action in asker.outcomes if isinstance(action, RequestEnded)]
+    assert ended.answer is not None
+    assert ended.answer.payload == b"\xc3"
