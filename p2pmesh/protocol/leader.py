@@ -57,11 +57,15 @@ class Leadership:
         return was_leading
 
     def claim(self, highest: int, wall: int, now: float) -> int | None:
-        """The epoch to claim, once settled; then persist it and call ``hold``."""
+        """The epoch to claim, once settled; then persist it and call ``hold``.
+
+        Where none is known it is the clock's second, and one that is centuries ahead
+        does not count: a first epoch is credible to everyone.
+        """
         if self.phase is not Phase.SETTLING or now < self.settled_at:
             return None
         self.phase = Phase.CLAIMING
-        self.epoch = highest + 1 if highest else max(wall // 1000, 1)
+        self.epoch = highest + 1 if highest else min(max(wall // 1000, 1), limits.EPOCH_JUMP_MAX)
         return self.epoch
 
     def hold(self) -> bool:
@@ -79,5 +83,6 @@ class Leadership:
 
 
 def is_epoch_credible(epoch: int, highest: int) -> bool:
-    """A claim far above everything seen is a fault, not a leader."""
+    """A claim far above everything seen is a fault, not a leader.  Who has seen none
+    believes what a mesh may have come to since its first."""
     return epoch <= max(highest, limits.EPOCH_JUMP_MAX) + limits.EPOCH_JUMP_MAX
