@@ -6,7 +6,7 @@ handlers are joined; none of them knows the others.
     identity ─► interfaces ─► link port ─► HTTP port ─► core ─► rendezvous ─► joined
 
 Each step leaves its undoing on a stack, so that a start that fails half-way and an
-orderly end take the same way out.  Logging of what happens to a node is here.
+orderly end take the same way out.
 
 Invariants: every action of the core is performed or handed on exactly once; when
 ``ended`` is done, nothing of the node is open.
@@ -24,6 +24,7 @@ from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from p2pmesh.chronicle import Chronicle
 from p2pmesh.datadir import DataDir, EphemeralIdentity, Identity
 from p2pmesh.delivery import Delivery
 from p2pmesh.driver import Driver
@@ -32,7 +33,6 @@ from p2pmesh.events import EventHub
 from p2pmesh.exchange import Exchange
 from p2pmesh.handlers import Handlers
 from p2pmesh.leadership import Leadership
-from p2pmesh.messages import UnreadablePayload, decode, is_json
 from p2pmesh.nodeconfig import NodeConfig, new_instance_id
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.mesh import Mesh
@@ -43,7 +43,6 @@ from p2pmesh.protocol.types import (
     CallEnded,
     Candidate,
     Demoted,
-    DoubleIdentity,
     Elected,
     Envelope,
     Event,
@@ -54,13 +53,8 @@ from p2pmesh.protocol.types import (
     MemberEvent,
     MeshConfig,
     MessageArrived,
-    MessageDead,
-    MessageDone,
-    MessageEvent,
-    MessageExpired,
     MessageMoved,
     MessageWithdrawn,
-    PeerRejected,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
@@ -86,9 +80,6 @@ log = logging.getLogger("p2pmesh")
 
 T = TypeVar("T")
 
-#: A message event tells the payload of a message no larger than this, encoded.
-EVENT_PAYLOAD_MAX = 4096
-
 
 class Running:
     """A node between its start and its end."""
@@ -106,6 +97,7 @@ class Running:
         self.config = config
         self.handlers = handlers
         self.events = events
+        self._chronicle = Chronicle(events)
         self.leadership = leadership
         self.mesh = config.mesh
         self.keys = KeyRing(config.mesh, config.keys)
@@ -126,17 +118,6 @@ class Running:
         self._rendezvous: Rendezvous | None = None
         self._drops: list[Callable[[], None]] = []  # what a forked child has to let go of
         handlers.outcomes = self
-        self._performers: dict[type, Callable[[Any], None]] = {
-            MessageArrived: self._message_arrived,
-            MessageWithdrawn: lambda action: handlers.withdrawn((action.message_id,)),
-            RequestArrived: handlers.request_arrived,
-            RequestCancelled: lambda action: handlers.request_cancelled(action.request),
-            RequestEnded: self._request_ended,
-            CallEnded: self._call_ended,
-            SendRefused: self._send_refused,
-            MessageMoved: self._message_moved,
-            Stop: self._stop,
-        }
 
     # --- views ----------------------------------------------------------------------
 
@@ -189,6 +170,7 @@ class Running:
             persist=self.identity.keep if self.identity.is_persistent else None,
         )
         self.exchange = Exchange(self.driver)
+        self._performers = self._who_performs()
         self._stack.push_async_callback(self.driver.aclose)
         self._drops.append(self.driver.drop_in_child)
         await self._listen(config.port)
@@ -295,19 +277,9 @@ class Running:
         for notice in self.identity.notices:
             log.warning("%s", notice)
         if self.keys.is_open:
-            log.warning(
-                "mesh %r is open: whoever reaches this network can join it and read along; "
-                "give every node the same key to close it",
-                self.mesh,
-            )
-        log.info(
-            "node %s (%s) of mesh %r listens at %s, HTTP %s; messages are not durable yet",
-            self.instance_id,
-            self.core.node_id.hex()[:16],
-            self.mesh,
-            ", ".join(self.addresses),
-            self.http_url or "off",
-        )
+            self._chronicle.is_open(self.mesh)
+        node_id = self.core.node_id.hex()
+        self._chronicle.started(self.instance_id, node_id, self.mesh, self.addresses, self.http_url)
 
     # --- being found ------------------------------------------------------------------
 
@@ -353,6 +325,21 @@ class Running:
 
     # --- what the core wants done -------------------------------------------------------
 
+    def _who_performs(self) -> dict[type, Callable[[Any], None]]:
+        """Whom each action goes to; what is not named is an event."""
+        handlers, exchange = self.handlers, self.exchange
+        return {
+            MessageArrived: self._message_arrived,
+            MessageWithdrawn: lambda action: handlers.withdrawn((action.message_id,)),
+            RequestArrived: handlers.request_arrived,
+            RequestCancelled: lambda action: handlers.request_cancelled(action.request),
+            RequestEnded: exchange.request_ended,
+            CallEnded: exchange.call_ended,
+            SendRefused: exchange.refused,
+            MessageMoved: self._message_moved,
+            Stop: self._stop,
+        }
+
     def _perform(self, action: Any) -> None:
         performer = self._performers.get(type(action))
         if performer is not None:
@@ -362,59 +349,29 @@ class Running:
 
     def _message_arrived(self, action: MessageArrived) -> None:
         if self.events.is_read:
-            self.events.publish(_event_of(action.envelope))
+            self._chronicle.message_arrived(action.envelope)
         self.handlers.message_arrived(action)
 
     def _message_moved(self, action: MessageMoved) -> None:
         self.exchange.moved(action)
-        if not self.events.is_read:
-            return
-        message_id, recipient = action.message_id, action.recipient
-        match action.state:
-            case "done":
-                self.events.publish(MessageDone(message_id=message_id, recipient=recipient))
-            case "expired" if not self._is_here(recipient):
-                self.events.publish(MessageExpired(message_id=message_id, recipient=recipient))
-            case "dead" if not self._is_here(recipient):
-                self.events.publish(
-                    MessageDead(message_id=message_id, recipient=recipient, reason=action.reason)
-                )
-
-    def _is_here(self, recipient: str) -> bool:
-        """A recipient whose mailbox is here: the core told its end already."""
-        instance = self.core.instance(recipient)
-        return instance is not None and instance.home == self.core.node_id
-
-    def _request_ended(self, action: RequestEnded) -> None:
-        self.exchange.request_ended(action)
-
-    def _call_ended(self, action: CallEnded) -> None:
-        self.exchange.call_ended(action)
-
-    def _send_refused(self, action: SendRefused) -> None:
-        self.exchange.refused(action)
+        if self.events.is_read:
+            instance = self.core.instance(action.recipient)
+            is_here = instance is not None and instance.home == self.core.node_id
+            self._chronicle.message_moved(action, is_here=is_here)
 
     def _happened(self, event: Event) -> None:
-        """Something worth telling."""
-        self.events.publish(event)
+        """Something worth telling, and for some of it something to do."""
+        self._chronicle.happened(event)
         match event:
-            case MemberEvent():
-                log.info("%s: %s", type(event).__name__, event.instance_id)
+            case MemberEvent() | LeaderChanged():
                 self.exchange.membership_changed()
-            case LeaderChanged(leader_id=leader, epoch=epoch, reason=reason):
-                log.info("the leader is %s, epoch %s (%s)", leader, epoch, reason)
-                self.exchange.membership_changed()
-            case Joined(life=life):
+            case Joined():
                 self._joined(event)
-                log.info("joined with life %s", life)
             case Elected() | Demoted():
                 self.leadership.changed(event)
-            case PeerRejected(reason=reason, address=address):
-                log.warning("%s cannot be a peer: %s", address, reason)
-            case DoubleIdentity(node_id=node_id, addresses=addresses):
-                log.error("identity %s is live twice: %s", node_id, ", ".join(addresses))
             case Alone(tried=tried):
-                self._warn_alone(tried)
+                others = self._rendezvous.other_meshes if self._rendezvous is not None else 0
+                self._chronicle.alone(tried, self.addresses, mdns=self.config.mdns, others=others)
 
     def _joined(self, event: Joined) -> None:
         if not self.joined.done():
@@ -423,17 +380,6 @@ class Running:
             ms, logical, number = map(int, event.life.split("."))
             self.driver.persist(Life(ms, logical, number))
         self.exchange.membership_changed()
-
-    def _warn_alone(self, tried: tuple[str, ...]) -> None:
-        others = self._rendezvous.other_meshes if self._rendezvous is not None else 0
-        log.warning(
-            "nobody else was met for 10 s. Listening at %s; tried %s; mDNS is %s%s. "
-            "See docs/troubleshooting.md",
-            ", ".join(self.addresses),
-            ", ".join(tried) or "nobody, since nothing was found",
-            "on" if self.config.mdns else "off",
-            f" and shows {others} nodes of other meshes" if others else "",
-        )
 
     # --- what handlers report (handlers.Outcomes) -----------------------------------------
 
@@ -521,19 +467,3 @@ class Running:
         """In a forked child: close what was inherited, say nothing to anyone."""
         for drop in self._drops:
             drop()
-
-
-def _event_of(envelope: Envelope) -> MessageEvent:
-    """The event of a message; its payload where that is small and JSON has it."""
-    payload: Any = None
-    if len(envelope.payload) <= EVENT_PAYLOAD_MAX:
-        try:
-            payload = decode(envelope.payload)
-        except UnreadablePayload:
-            payload = None
-    return MessageEvent(
-        message_id=envelope.message_id,
-        source=envelope.source,
-        type=envelope.type,
-        payload=payload if is_json(payload) else None,
-    )

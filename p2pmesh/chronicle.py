@@ -1,0 +1,130 @@
+"""What happens to a node, told twice: to its log, and to whoever reads its events.
+
+Log lines are for people and name what to do; events are for programs and follow
+the one schema of docs/interfaces.md.  Nothing here decides anything.
+
+A message's event tells its payload only where that is small and JSON has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from p2pmesh.events import EventHub
+from p2pmesh.messages import UnreadablePayload, decode, is_json
+from p2pmesh.protocol.types import (
+    DoubleIdentity,
+    Envelope,
+    Event,
+    Joined,
+    LeaderChanged,
+    MemberEvent,
+    MessageDead,
+    MessageDone,
+    MessageEvent,
+    MessageExpired,
+    MessageMoved,
+    PeerRejected,
+)
+
+log = logging.getLogger("p2pmesh")
+
+#: A message event tells the payload of a message no larger than this, encoded.
+PAYLOAD_MAX: Final = 4096
+
+
+class Chronicle:
+    """The log and the events of one node."""
+
+    def __init__(self, events: EventHub) -> None:
+        self._events = events
+
+    # --- how it runs ------------------------------------------------------------------
+
+    def started(
+        self,
+        instance_id: str,
+        node_id: str,
+        mesh: str,
+        addresses: tuple[str, ...],
+        http: str | None,
+    ) -> None:
+        log.info(
+            "node %s (%s) of mesh %r listens at %s, HTTP %s; messages are not durable yet",
+            instance_id,
+            node_id[:16],
+            mesh,
+            ", ".join(addresses),
+            http or "off",
+        )
+
+    def is_open(self, mesh: str) -> None:
+        log.warning(
+            "mesh %r is open: whoever reaches this network can join it and read along; "
+            "give every node the same key to close it",
+            mesh,
+        )
+
+    def alone(
+        self, tried: tuple[str, ...], addresses: tuple[str, ...], *, mdns: bool, others: int
+    ) -> None:
+        """``others``: nodes of other meshes that were seen."""
+        log.warning(
+            "nobody else was met for 10 s. Listening at %s; tried %s; mDNS is %s%s. "
+            "See docs/troubleshooting.md",
+            ", ".join(addresses),
+            ", ".join(tried) or "nobody, since nothing was found",
+            "on" if mdns else "off",
+            f" and shows {others} nodes of other meshes" if others else "",
+        )
+
+    # --- what happens -----------------------------------------------------------------
+
+    def happened(self, event: Event) -> None:
+        self._events.publish(event)
+        match event:
+            case MemberEvent():
+                log.info("%s: %s", type(event).__name__, event.instance_id)
+            case LeaderChanged(leader_id=leader, epoch=epoch, reason=reason):
+                log.info("the leader is %s, epoch %s (%s)", leader, epoch, reason)
+            case Joined(life=life):
+                log.info("joined with life %s", life)
+            case PeerRejected(reason=reason, address=address):
+                log.warning("%s cannot be a peer: %s", address, reason)
+            case DoubleIdentity(node_id=node_id, addresses=addresses):
+                log.error("identity %s is live twice: %s", node_id, ", ".join(addresses))
+
+    def message_arrived(self, envelope: Envelope) -> None:
+        self._events.publish(
+            MessageEvent(
+                message_id=envelope.message_id,
+                source=envelope.source,
+                type=envelope.type,
+                payload=_small_payload(envelope),
+            )
+        )
+
+    def message_moved(self, action: MessageMoved, *, is_here: bool) -> None:
+        """``is_here``: the recipient's mailbox is on this node, which told by itself
+        that the message expired or is dead."""
+        message_id, recipient = action.message_id, action.recipient
+        match action.state:
+            case "done":
+                self._events.publish(MessageDone(message_id=message_id, recipient=recipient))
+            case "expired" if not is_here:
+                self._events.publish(MessageExpired(message_id=message_id, recipient=recipient))
+            case "dead" if not is_here:
+                self._events.publish(
+                    MessageDead(message_id=message_id, recipient=recipient, reason=action.reason)
+                )
+
+
+def _small_payload(envelope: Envelope) -> Any:
+    if len(envelope.payload) > PAYLOAD_MAX:
+        return None
+    try:
+        payload = decode(envelope.payload)
+    except UnreadablePayload:
+        return None
+    return payload if is_json(payload) else None
