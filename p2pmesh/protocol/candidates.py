@@ -3,8 +3,11 @@
 mDNS, the runtime directory, ``--peer`` and the last addresses of failed members
 offer addresses.  None of them is a member until it proved itself on a link.  A
 ``--peer`` is dialled for ever while no live member has it (1 s, doubling to
-30 s), the others until their offer is withdrawn.  The newest are deferred when
-the table is full; one not yet dialled is never dropped.
+30 s), the others until their offer is withdrawn.
+
+When the table is full, a place goes from one that was dialled to one that was not,
+and then in turn; ``--peer`` keeps its own.  The newest wait (*deferred*) while
+nobody was dialled yet, and one not yet dialled is never dropped for another.
 """
 
 from __future__ import annotations
@@ -31,34 +34,37 @@ class Candidates:
 
     def __init__(self) -> None:
         self.offers: dict[str, Offer] = {}
-        self.deferred: dict[str, Candidate] = {}
+        self.deferred: dict[str, Offer] = {}  # offers that wait for a place
         self.own: set[str] = set()  # keys that turned out to be this very process
 
     def add(self, candidate: Candidate, due_at: float) -> bool:
         """False: known with these addresses, or deferred (the table is full)."""
-        if candidate.key in self.own:
+        key = candidate.key
+        if key in self.own or not candidate.addresses:
             return False
-        known = self.offers.get(candidate.key)
+        known = self.offers.get(key) or self.deferred.get(key)
         if known is not None:
             if known.candidate.addresses == candidate.addresses:
                 return False
             known.candidate, known.due_at, known.tries = candidate, due_at, 0
-            return True
+            return key in self.offers
+        made = Offer(candidate, due_at)
         if len(self.offers) >= limits.CANDIDATES_MAX:
-            if len(self.deferred) < limits.CANDIDATES_MAX:
-                self.deferred[candidate.key] = candidate
-            return False
-        self.offers[candidate.key] = Offer(candidate, due_at)
+            dialled = max(filter(_may_wait, self.offers.values()), key=_tries, default=None)
+            if dialled is None:
+                self._defer(made)
+                return False
+            del self.offers[dialled.candidate.key]
+            self._defer(dialled)
+        self.offers[key] = made
         return True
 
     def remove(self, key: str, now: float) -> None:
         """The offer was withdrawn."""
         self.own.discard(key)
         self.deferred.pop(key, None)
-        if self.offers.pop(key, None) is not None and self.deferred:
-            key, candidate = next(iter(self.deferred.items()))
-            del self.deferred[key]
-            self.offers[key] = Offer(candidate, now)
+        self.offers.pop(key, None)
+        self._fill(now)
 
     def due(self, now: float) -> list[Offer]:
         """Offers to dial now, ``--peer`` first."""
@@ -78,11 +84,16 @@ class Candidates:
         delay = min(timing.CANDIDATE_RETRY * 2 ** min(offer.tries, 8), timing.CANDIDATE_RETRY_MAX)
         offer.tries += 1
         offer.due_at = now + delay
+        if self.deferred and _may_wait(offer):
+            del self.offers[key]
+            self._fill(now)
+            self._defer(offer)
 
-    def is_myself(self, key: str) -> None:
+    def is_myself(self, key: str, now: float) -> None:
         """This candidate is this very process: never dial it again."""
         self.offers.pop(key, None)
         self.own.add(key)
+        self._fill(now)
 
     def pending(self) -> bool:
         """Is any candidate being dialled, or never dialled yet?"""
@@ -95,3 +106,34 @@ class Candidates:
             for offer in self.offers.values()
             for address in offer.candidate.addresses
         )
+
+    # --- private ----------------------------------------------------------------
+
+    def _fill(self, now: float) -> None:
+        """Free places go to those that wait, least dialled first."""
+        while self.deferred and len(self.offers) < limits.CANDIDATES_MAX:
+            offer = min(self.deferred.values(), key=_tries)
+            del self.deferred[offer.candidate.key]
+            offer.due_at = max(offer.due_at, now)
+            self.offers[offer.candidate.key] = offer
+
+    def _defer(self, offer: Offer) -> bool:
+        """False: there is no room to wait, and nobody who was dialled gives way."""
+        if len(self.deferred) >= limits.CANDIDATES_MAX:
+            most = max((offer, *self.deferred.values()), key=_tries)
+            if most is offer:
+                return False
+            del self.deferred[most.candidate.key]
+        self.deferred[offer.candidate.key] = offer
+        return True
+
+
+def _tries(offer: Offer) -> int:
+    return offer.tries
+
+
+def _may_wait(offer: Offer) -> bool:
+    """It was dialled, and is not what somebody insists on."""
+    return (
+        offer.tries > 0 and not offer.is_dialling and offer.candidate.found_by is not FoundBy.PEER
+    )

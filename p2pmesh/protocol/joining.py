@@ -124,7 +124,9 @@ class Joining:
                     candidate.addresses,
                     candidate.found_by,
                 )
-                if attempt is not None:
+                if attempt is None:  # offered, withdrawn and offered again: the first dial lasts
+                    offer.due_at = now + timing.CANDIDATE_RETRY
+                else:
                     offer.is_dialling = True
                     under_way += 1
                     self._stagger(attempt)
@@ -376,7 +378,7 @@ class Joining:
         if hello.process == core.config.process:
             if attempt is not None and isinstance(attempt.target, str):
                 core.connections.finish(attempt)
-                self.candidates.is_myself(attempt.target)
+                self.candidates.is_myself(attempt.target, core.at.now)
             core.connections.close(link, "myself")
             return
         mine = core.life or Life(0, 0, 0)
