@@ -39,7 +39,7 @@ class Leading:
         self._since: float | None = None
         self._reason: LeaderReason = "first"
         self._told: tuple[str | None, int | None] = (None, None)
-        self._persisting: dict[int, int] = {}
+        self._persisting: dict[int, int | None] = {}
         self._persists = 0
         self._stall_told: NodeId | None = None
         self._store_again_at: float | None = None  # set while it cannot persist
@@ -117,7 +117,7 @@ class Leading:
         known = max(core.view.highest_epoch, core.restored.epoch or 0)
         if self._store_again_at is not None:
             if core.at.now >= self._store_again_at and not self._persisting:
-                self._persist(core.life, known)
+                self._persist(core.life, known or None)
             return
         epoch = self._leadership.claim(known, core.at.wall, core.at.now)
         if epoch is None:
@@ -128,7 +128,7 @@ class Leading:
         else:
             self._hold(epoch)
 
-    def _persist(self, life: Life, epoch: int) -> None:
+    def _persist(self, life: Life, epoch: int | None) -> None:
         self._persists += 1
         self._persisting[self._persists] = epoch
         self._core.act(Persist(self._persists, life, epoch))
@@ -137,9 +137,9 @@ class Leading:
         """The store's word about a claim: told only when it is safe.  Who cannot
         persist is no candidate until it can, so that the next oldest may lead."""
         core = self._core
-        epoch = self._persisting.pop(action, None)
-        if epoch is None:
+        if action not in self._persisting:
             return
+        epoch = self._persisting.pop(action)
         if not ok:
             self._leadership.give_up()
             self._store_again_at = core.at.now + timing.STORE_RETRY
@@ -148,7 +148,7 @@ class Leading:
         elif self._store_again_at is not None:
             self._store_again_at = None
             self._be_candidate(True)
-        elif epoch == self._leadership.epoch:
+        elif epoch is not None and epoch == self._leadership.epoch:
             self._hold(epoch)
 
     def _be_candidate(self, is_candidate: bool) -> None:
