@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 from asyncio.subprocess import PIPE
 from typing import Any, Final
 
-from p2pmesh.http.codec import write
+from p2pmesh.http.codec import read, write
 from p2pmesh.protocol.limits import PAYLOAD_MAX
 
 AT_ONCE: Final = 4
@@ -75,16 +74,17 @@ async def _converse(process: asyncio.subprocess.Process, question: bytes) -> Any
     if answer is None:
         raise CommandFailed(f"printed more than {PAYLOAD_MAX} bytes")
     try:
-        return json.loads(answer) if answer.strip() else None
-    except (ValueError, RecursionError):
-        raise CommandFailed("what it printed is not JSON") from None
+        return read(answer) if answer.strip() else None
+    except ValueError as error:
+        raise CommandFailed(f"what it printed is not JSON: {error}") from None
 
 
 async def _write(stdin: asyncio.StreamWriter, data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read
+    """It need not read: a pipe that it closed is no error (uvloop: RuntimeError)."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
         stdin.write(data)
         await stdin.drain()
-    stdin.close()
+        stdin.close()
 
 
 async def _read_all(stdout: asyncio.StreamReader) -> bytes | None:

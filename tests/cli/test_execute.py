@@ -36,6 +36,10 @@ async def test_what_it_prints_is_the_answer(
         ("exit 4", "exit status 4"),
         ("kill -9 $$", "signal 9"),
         ("echo {", "what it printed is not JSON"),
+        ("echo NaN", "what it printed is not JSON"),
+        ("echo 1e400", "what it printed is not JSON"),
+        ("echo '{\"a\":1,\"a\":2}'", "what it printed is not JSON"),
+        ("printf '[%.0s' $(seq 200); printf ']%.0s' $(seq 200)", "what it printed is not JSON"),
         ("/no/such/command", "exit status 127: "),
         ("head -c 17000000 /dev/zero", "printed more than 16777216 bytes"),
     ],
@@ -73,3 +77,15 @@ async def test_giving_up_kills_the_command_and_what_it_started(tmp_path: Path) -
         await task
     for pid in map(int, pids.read_text().split()):
         eventually(lambda pid=pid: is_gone(pid), f"the end of {pid}")  # type: ignore[misc]
+
+
+def test_on_uvloop_too_a_command_need_not_read_its_question() -> None:
+    """uvloop says RuntimeError where asyncio says that the pipe is broken."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def ask_again_and_again() -> None:
+        for _ in range(20):
+            assert await Executor("echo 5").answer({"q": 1}) == 5
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask_again_and_again())
