@@ -60,6 +60,9 @@ POST: Final = "post"  # send, request, broadcast
 
 # --- the table ---------------------------------------------------------------
 
+#: No settings or key file is larger; /dev/zero is.
+_FILE_MAX: Final = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -321,12 +324,12 @@ class _File:
         named = config or environ.get("P2PMESH_CONFIG")
         path = Path(read_path(named)) if named else default_config_path(environ)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = _read_file(path)
         except FileNotFoundError:
             if named is None:
                 return cls(None, "", {})
             raise ConfigError(f"--config {named!r}: there is no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"--config {str(path)!r}: cannot be read: {error}") from None
         import tomllib  # only where there is a file
 
@@ -438,10 +441,21 @@ def mesh_keys(settings: Settings, environ: Mapping[str, str]) -> tuple[bytes, ..
 
 def _secret_text(path: str, where: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return _read_file(Path(path))
     except FileNotFoundError:
         raise ConfigError(f"{where}: no such file; 'p2pmesh keygen' makes a key") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: not a text file") from None
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read_file(path: Path) -> str:
+    """The text of a small file.  Raises OSError, UnicodeDecodeError, ValueError."""
+    with path.open("rb") as file:
+        content = file.read(_FILE_MAX + 1)
+    if len(content) > _FILE_MAX:
+        raise ValueError(f"larger than {_FILE_MAX} bytes: give the right file")
+    return content.decode()
