@@ -12,6 +12,7 @@ without harm to the others: that is one warning.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
@@ -64,6 +65,7 @@ class Rendezvous:
         self._zeroconf = zeroconf
         self._discovery: Discovery | None = None
         self._file: RuntimeFile | None = None
+        self._entry: RuntimeEntry | None = None  # what the file says
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -88,6 +90,7 @@ class Rendezvous:
     async def update(self, presence: Presence) -> None:
         """The own addresses changed."""
         if self._file is not None:
+            self._entry = presence.entry
             try:
                 await asyncio.to_thread(self._file.write, presence.entry)
             except OSError as error:
@@ -97,11 +100,11 @@ class Rendezvous:
 
     async def close(self) -> None:
         """Withdraw from everywhere."""
-        if self._file is not None:
-            await asyncio.to_thread(self._file.remove)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.remove)
         if self._discovery is not None:
             await self._discovery.close()
 
@@ -122,6 +125,7 @@ class Rendezvous:
                 "nodes on this machine, and the command line, will not find this one: %s", error
             )
             return
+        self._entry = entry
         watch = RuntimeWatch(self._file.directory, entry.mesh, self._file.name)
         await self._look(watch)
         self._spawn(self._watch_runtime_directory(watch))
@@ -129,7 +133,15 @@ class Rendezvous:
     async def _watch_runtime_directory(self, watch: RuntimeWatch) -> None:
         while True:
             await asyncio.sleep(RUNTIME_POLL_INTERVAL)
+            await self._restore()
             await self._look(watch)
+
+    async def _restore(self) -> None:
+        """The file is there, or is written again; what prevents it was said at first."""
+        if self._file is not None and self._entry is not None:
+            with contextlib.suppress(ConfigError, OSError):
+                if await asyncio.to_thread(self._file.restore, self._entry):
+                    log.warning("the runtime file was removed; it is written again")
 
     async def _look(self, watch: RuntimeWatch) -> None:
         found, lost = await asyncio.to_thread(watch.poll)

@@ -84,6 +84,15 @@ class RuntimeFile:
             file.write(text)
         os.replace(beside, path)
 
+    def restore(self, entry: RuntimeEntry) -> bool:
+        """Write it again if somebody removed it, or the directory: cleaners of
+        temporary files do.  True: it was gone."""
+        if os.path.exists(os.path.join(self.directory, self.name)):
+            return False
+        _make_safe(self.directory)
+        self.write(entry)
+        return True
+
     def remove(self) -> None:
         _unlink(os.path.join(self.directory, self.name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -258,3 +259,13 @@ def test_listing_needs_only_light_modules() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_file_that_a_cleaner_removed_with_its_directory_is_written_again(directory: str) -> None:
+    file = write(directory, entry())
+    assert not file.restore(entry())
+    shutil.rmtree(directory)
+    assert file.restore(entry())
+    assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+    (listed,) = list_nodes(directory=directory)
+    assert listed.instance_id == "worker-1"
