@@ -155,7 +155,9 @@ class Asking:
             self._counters["answer_late"] += 1
             return
         if message.envelope is None:
-            error = message.error if message.error in _ERRORS else "failed"
+            error = message.error[: limits.TYPE_MAX]
+            if not error or error in _OURS:
+                error = "failed"
             self.end(asked, error, message.detail[: limits.REASON_MAX])
             return
         self._close(asked)
@@ -228,7 +230,8 @@ class Asking:
         return lost
 
 
-_ERRORS = frozenset({"unreachable", "no_handler", "failed", "refused"})
+#: What only the asker's own node can say of a request.
+_OURS = frozenset({"unknown", "ambiguous", "timeout", "queue_full"})
 
 
 def _how_gone(instance: Instance | None) -> str:
