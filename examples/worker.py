@@ -1,6 +1,7 @@
 """An agent that answers: run it, then ask.py, on this machine or another of the LAN."""
 
 import asyncio
+from contextlib import suppress
 
 from p2pmesh import Node
 
@@ -12,4 +13,5 @@ def shout(message):
     return message.payload.upper()
 
 
-asyncio.run(node.serve_forever())
+with suppress(KeyboardInterrupt):
+    asyncio.run(node.serve_forever())
