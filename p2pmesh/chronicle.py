@@ -9,6 +9,7 @@ A message's event tells its payload only where that is small and JSON has it.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Any, Final
 
 from p2pmesh.events import EventHub
@@ -32,6 +33,8 @@ log = logging.getLogger("p2pmesh")
 
 #: A message event tells the payload of a message no larger than this, encoded.
 PAYLOAD_MAX: Final = 4096
+#: What to do about a rejected peer.
+_ADVICE: Final = {"other key": " (it has another key, or none: give both the same --key-file)"}
 
 
 class Chronicle:
@@ -39,6 +42,7 @@ class Chronicle:
 
     def __init__(self, events: EventHub) -> None:
         self._events = events
+        self._rejected: Counter[str] = Counter()  # by reason
 
     # --- how it runs ------------------------------------------------------------------
 
@@ -70,13 +74,15 @@ class Chronicle:
         self, tried: tuple[str, ...], addresses: tuple[str, ...], *, mdns: bool, others: int
     ) -> None:
         """``others``: nodes of other meshes that were seen."""
+        answered = "; ".join(f"{n} answered: {reason}" for reason, n in self._rejected.items())
         log.warning(
-            "nobody else was met for 10 s. Listening at %s; tried %s; mDNS is %s%s. "
-            "See docs/troubleshooting.md",
+            "nobody else was met for 10 s. Listening at %s; tried %s%s; mDNS is %s%s. "
+            "The page on troubleshooting asks the next questions",
             ", ".join(addresses),
             ", ".join(tried) or "nobody, since nothing was found",
+            f" ({answered})" if answered else "",
             "on" if mdns else "off",
-            f" and shows {others} nodes of other meshes" if others else "",
+            f" and shows {others} of other meshes" if others else "",
         )
 
     # --- what happens -----------------------------------------------------------------
@@ -91,7 +97,9 @@ class Chronicle:
             case Joined(life=life):
                 log.info("joined with life %s", life)
             case PeerRejected(reason=reason, address=address):
-                log.warning("%s cannot be a peer: %s", address, reason)
+                self._rejected[reason] += 1
+                advice = _ADVICE.get(reason, "")
+                log.warning("%s cannot be a peer: %s%s", address, reason, advice)
             case DoubleIdentity(node_id=node_id, addresses=addresses):
                 log.error("identity %s is live twice: %s", node_id, ", ".join(addresses))
 

@@ -798,7 +798,7 @@ async def test_who_is_alone_is_told_what_was_tried(
     warning = caplog.records[-1].message
     assert "nobody else was met" in warning
     assert "10.0.0.1:8078 (peer)" in warning
-    assert "docs/troubleshooting.md" in warning
+    assert "page on troubleshooting" in warning
 
 
 async def test_an_open_mesh_is_one_warning(make: Make, caplog: pytest.LogCaptureFixture) -> None:
