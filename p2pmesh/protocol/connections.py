@@ -26,6 +26,13 @@ from p2pmesh.protocol.types import Action, Close, Dial, DialOutcome, FoundBy, No
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """There is a new link; its handshake has begun."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
 class Established:
     """The handshake is done: say HELLO."""
 
@@ -53,7 +60,7 @@ class AttemptFailed:
     attempt: Attempt
 
 
-Occurrence: TypeAlias = Established | Received | Broken | AttemptFailed
+Occurrence: TypeAlias = Opened | Established | Received | Broken | AttemptFailed
 
 
 class Connections:
@@ -134,26 +141,35 @@ class Connections:
 
     # --- links --------------------------------------------------------------------
 
-    def opened(self, number: int, address: str, dial: int | None, now: float) -> Link | None:
-        """A connection opened.  None: refused by a bound, or wanted no more."""
+    def opened(
+        self, number: int, address: str, dial: int | None, now: float
+    ) -> Iterator[Occurrence]:
+        """A connection opened.  It is refused when a bound is reached, or when it is
+        wanted no more."""
         attempt = self._by_dial.pop(dial, None) if dial is not None else None
-        if attempt is not None and dial is not None:
-            attempt.dials.pop(dial, None)
-            attempt.accepted = True
-        host = address.rpartition(":")[0]
-        if dial is not None and (attempt is None or attempt.is_over):
+        if dial is None:
+            reason = self._bound(address)
+        elif attempt is None or attempt.is_over:
             reason = "dial_not_wanted"
-        elif len(self.links) >= limits.LINKS_MAX:
-            reason = "links_max"
-        elif attempt is None and (
-            self._handshakes >= limits.HANDSHAKES_MAX
-            or self._handshakes_of.get(host, 0) >= limits.HANDSHAKES_PER_IP_MAX
-        ):
-            reason = "handshakes_max"
         else:
-            return self._make(number, address, attempt, now)
+            reason = "links_max" if len(self.links) >= limits.LINKS_MAX else None
+        if reason is None:
+            yield Opened(self._make(number, address, attempt, dial or 0, now))
+            return
         self.count(reason)
         self.refuse(number)
+        if attempt is not None and dial is not None:
+            attempt.failed(dial, DialOutcome.LOCAL_ERROR)
+            yield from self._go_on(attempt)
+
+    def _bound(self, address: str) -> str | None:
+        """Which bound keeps an inbound connection out, if any."""
+        if len(self.links) >= limits.LINKS_MAX:
+            return "links_max"
+        from_there = self._handshakes_of.get(_host(address), 0)
+        is_full = self._handshakes >= limits.HANDSHAKES_MAX
+        if is_full or from_there >= limits.HANDSHAKES_PER_IP_MAX:
+            return "handshakes_max"
         return None
 
     def refuse(self, number: int) -> None:
@@ -201,7 +217,7 @@ class Connections:
         else:
             yield Received(link, message)
 
-    def is_up(self, link: Link) -> None:
+    def finish_handshake(self, link: Link) -> None:
         """Both HELLOs are read: the link leaves the unfinished handshakes."""
         self._shaken(link)
 
@@ -209,7 +225,7 @@ class Connections:
         """End a link whose peer breaks the rules."""
         if link.phase is Phase.ENDED:
             return
-        self.count(f"link {reason}")
+        self.count("link version" if reason.startswith("version ") else f"link {reason}")
         self.close(link)
         yield Broken(link, reason)
         yield from self.after_end(link)
@@ -244,7 +260,9 @@ class Connections:
 
     # --- private ----------------------------------------------------------------
 
-    def _make(self, number: int, address: str, attempt: Attempt | None, now: float) -> Link:
+    def _make(
+        self, number: int, address: str, attempt: Attempt | None, dial: int, now: float
+    ) -> Link:
         session = Session(
             initiator=attempt is not None,
             static=self._static,
@@ -253,13 +271,15 @@ class Connections:
             null_cipher=self._null_cipher,
         )
         found_by = FoundBy.INBOUND if attempt is None else attempt.found_by
-        link = Link(number, address, session, now, attempt=attempt, found_by=found_by)
+        link = Link(number, address, session, now, attempt=attempt, found_by=found_by, dial=dial)
         self.links[number] = link
         if attempt is not None:
+            attempt.dials.pop(dial, None)
+            attempt.accepted = True
             attempt.links.add(number)
         else:
             self._handshakes += 1
-            host = address.rpartition(":")[0]
+            host = _host(address)
             self._handshakes_of[host] = self._handshakes_of.get(host, 0) + 1
         first = session.start()
         if first:
@@ -276,9 +296,13 @@ class Connections:
     def _shaken(self, link: Link) -> None:
         if link.phase in (Phase.HANDSHAKE, Phase.HELLO) and not link.is_outbound:
             self._handshakes -= 1
-            host = link.address.rpartition(":")[0]
+            host = _host(link.address)
             left = self._handshakes_of.get(host, 0) - 1
             if left > 0:
                 self._handshakes_of[host] = left
             else:
                 self._handshakes_of.pop(host, None)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]

@@ -194,6 +194,7 @@ class Joining:
                 highest=core.view.highest if core.life is not None else None,
                 check=link.is_check,
                 replaces=attempt.replaces if attempt is not None else None,
+                dial=link.dial,
             ),
         )
         core.timers.set("handshake", link.id, link.opened_at + timing.HANDSHAKE_TIMEOUT)
@@ -239,7 +240,7 @@ class Joining:
         expected = attempt.expects if attempt is not None else None
         if attempt is not None and expected is not None and expected != peer:
             self._answered_by_another(attempt, expected)
-        core.connections.is_up(link)
+        core.connections.finish_handshake(link)
         link.phase = Phase.UP
         link.up_at = core.at.now
         core.timers.cancel("handshake", link.id)

@@ -40,11 +40,12 @@ class Link:
     """One connection, from its opening to its end."""
 
     __slots__ = (
-        "_bulk", "_chunks_sent", "_transfers", "_urgent", "_urgent_bytes", "address", "attempt",
-        "differing_beats", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
-        "is_paused", "is_strangers", "news", "opened_at", "peer", "peer_view", "phase", "pinged_at",
-        "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "served",
-        "served_since", "session", "up_at", "was_closed",
+        "_bulk", "_bulk_bytes", "_chunks_sent", "_transfer_bytes", "_transfers", "_urgent",
+        "_urgent_bytes", "address", "attempt", "dial", "differing_beats", "found_by", "heard_at",
+        "hello", "id", "is_check", "is_outbound", "is_paused", "is_strangers", "news", "opened_at",
+        "peer", "peer_view", "phase", "pinged_at", "rekeyed_at", "repaired_at", "ring_mine",
+        "ring_theirs", "rtt", "said_at", "served", "served_since", "session", "up_at",
+        "was_closed",
     )  # fmt: skip
 
     def __init__(
@@ -56,8 +57,10 @@ class Link:
         *,
         attempt: Attempt | None,
         found_by: FoundBy,
+        dial: int = 0,
     ) -> None:
         self.id = number
+        self.dial = dial  # this node's count of dials, if it dialled
         self.address = address
         self.session = session
         self.attempt = attempt
@@ -84,8 +87,10 @@ class Link:
         self._urgent: list[bytes] = []
         self._urgent_bytes = 0
         self._bulk: deque[bytes] = deque()
+        self._bulk_bytes = 0
         self._chunks_sent = 0
         self._transfers: dict[int, bytearray] = {}
+        self._transfer_bytes = 0
 
     @property
     def is_ring(self) -> bool:
@@ -105,8 +110,10 @@ class Link:
     def say_encoded(self, encoded: bytes, *, bulk: bool = False) -> None:
         if len(encoded) > limits.CHUNK_MAX:
             self._bulk.extend(self._chunks(encoded))
+            self._bulk_bytes += len(encoded)
         elif bulk:
             self._bulk.append(encoded)
+            self._bulk_bytes += len(encoded)
         else:
             self._urgent.append(encoded)
             self._urgent_bytes += len(encoded)
@@ -130,6 +137,8 @@ class Link:
         while self._bulk and room > 0:
             room -= len(self._bulk[0])
             messages.append(self._bulk.popleft())
+        if not self._bulk:
+            self._bulk_bytes = 0
         if not messages:
             return b""
         self.said_at = now
@@ -153,7 +162,10 @@ class Link:
             yield wire.encode(wire.Chunk(self._chunks_sent, last, encoded[at : at + step]))
 
     def may_ask_repair(self, now: float) -> bool:
-        """Bounds how often this peer's repair questions are answered."""
+        """Bounds how often this peer's repair questions are answered, and how much is
+        kept for one that does not read the answers."""
+        if self._bulk_bytes > limits.LINK_QUEUE_MAX:
+            return False
         if now - self.served_since >= timing.REPAIR_INTERVAL:
             self.served, self.served_since = 0, now
         self.served += 1
@@ -169,27 +181,43 @@ class Link:
                 raise TransferError("transfers")
             data = self._transfers[chunk.transfer] = bytearray()
         data += chunk.data
-        if len(data) > limits.PAYLOAD_MAX + limits.CHUNK_MAX:
+        self._transfer_bytes += len(chunk.data)
+        if self._transfer_bytes > limits.LARGE_MESSAGE_MAX:
             raise TransferError("transfer_size")
         if not chunk.last:
             return None
         del self._transfers[chunk.transfer]
+        self._transfer_bytes -= len(data)
         return bytes(data)
 
 
 def stays(me: NodeId, new: Link, old: Link) -> Link:
     """Of two links between the same two lives, the one both ends keep.
 
-    The one dialled by the lower id; of two dialled by one side, the newer.  A
-    HELLO may name the old link as dead to its sender: then the new one stays.
-    Both ends apply this to the same facts, so they agree without a word.
+    The one dialled by the lower id; of two dialled by one side, the one it dialled
+    later.  A HELLO may name the old link as dead to its sender: then the new one
+    stays.  Both ends apply this to the same facts (which link came first is none:
+    it may differ), so they agree without a word.
     """
     assert new.peer is not None
-    for link in (new, old):
-        other = old if link is new else new
-        if link.hello is not None and link.hello.replaces == other.session.handshake_hash:
+    for link, other in ((new, old), (old, new)):
+        if _replaces(link) == other.session.handshake_hash:
             return link
     if new.is_outbound == old.is_outbound:
-        return new
+        return new if _dialled(new) >= _dialled(old) else old
     lower_dialled = me < new.peer
     return new if new.is_outbound == lower_dialled else old
+
+
+def _replaces(link: Link) -> bytes | None:
+    """The link that this one's dialler took for dead."""
+    if link.attempt is not None:
+        return link.attempt.replaces
+    return link.hello.replaces if link.hello is not None else None
+
+
+def _dialled(link: Link) -> int:
+    """The dialler's count."""
+    if link.is_outbound:
+        return link.dial
+    return link.hello.dial if link.hello is not None else 0

@@ -25,6 +25,7 @@ from p2pmesh.protocol.connections import (
     Broken,
     Established,
     Occurrence,
+    Opened,
     Received,
 )
 from p2pmesh.protocol.core import Core
@@ -122,9 +123,9 @@ class Mesh:
         if self._is_stopped:
             core.connections.refuse(link)
             return
-        opened = core.connections.opened(link, address, dial, at.now)
-        if opened is not None:
-            core.timers.set("handshake", link, at.now + timing.HANDSHAKE_TIMEOUT)
+        for occurrence in core.connections.opened(link, address, dial, at.now):
+            self._occurred(occurrence)
+        self._settle()
 
     def bytes_received(self, at: Instant, link: int, data: bytes) -> None:
         """Bytes of an open link, in order, however they were cut."""
@@ -451,6 +452,9 @@ class Mesh:
         match occurrence:
             case Received(link, message):
                 self._received(link, message)
+            case Opened(link):
+                until = link.opened_at + timing.HANDSHAKE_TIMEOUT
+                self._core.timers.set("handshake", link.id, until)
             case Established(link):
                 self._joining.say_hello(link)
             case Broken(link, reason):
