@@ -6,7 +6,7 @@ import msgspec
 
 from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol import timing
-from p2pmesh.protocol.core import Changed, Core
+from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.leader import Leadership, Phase, is_epoch_credible
 from p2pmesh.protocol.members import Tombstone
@@ -45,10 +45,12 @@ class Leading:
         self._store_again_at: float | None = None  # set while it cannot persist
         #: After a sleep the view is hearsay: no claim, no token, until it is confirmed.
         self.is_suspended = False
+        if core.restored.epoch is not None:
+            core.view.note_claim(core.restored.epoch, 0)
 
     # --- following the view -----------------------------------------------------------
 
-    def settle(self, changed: list[Changed]) -> None:
+    def settle(self) -> None:
         """The view changed, or time passed: who leads, and is there something to say?"""
         core = self._core
         if core.life != self._life:
@@ -61,7 +63,7 @@ class Leading:
             self._leader = leader.id if leader else None
             self._since = core.at.now
             self._stall_told = None
-        self._step_down_for_higher(changed)
+        self._step_down_for_higher()
         if self._leadership.observe(
             self._leader, core.at.now, previous_left=self._reason == "leader_left"
         ):
@@ -83,28 +85,24 @@ class Leading:
             return "merge" if held.record.candidate else "withdrawn"
         return "withdrawn" if not held.record.candidate else "leader_failed"
 
-    def _step_down_for_higher(self, changed: list[Changed]) -> None:
+    def _step_down_for_higher(self) -> None:
         """Another's claim reached mine (two sides of a split met): claim above it.
-        A claim stays in its maker's record, also when that leads no more, so that it
-        is found whoever is heard first; who claimed the highest epoch may be gone."""
-        core = self._core
+        A claim stays in its maker's record, also when that leads no more, and who
+        claimed may be gone; heartbeats tell of the highest."""
         mine = self._leadership.epoch
-        highest = core.view.highest_epoch
-        others = highest if mine is not None and highest > mine else 0
-        for change in changed:
-            if isinstance(change.key, bytes) and change.key != core.me:
-                held = core.view.alive(change.key)
-                if held is not None and held.record.epoch is not None:
-                    others = max(others, held.record.epoch)
-        if others and self._leadership.outbid(others):
-            core.act(Demoted(reason="a higher epoch is here"))
+        highest = self._core.view.highest_epoch
+        if mine is not None and highest > mine and self._leadership.outbid(highest):
+            self._core.act(Demoted(reason="a higher epoch is here"))
 
-    def heard(self, epoch: int) -> None:
-        """A peer knows of a higher epoch than I do."""
-        core = self._core
-        if is_epoch_credible(epoch, core.view.highest_epoch):
-            core.view.highest_epoch = epoch
-            self.settle([])
+    def heard(self, epoch: int, claimant: int) -> None:
+        """A peer told of the highest claim that it knows."""
+        core, view = self._core, self._core.view
+        known = view.highest_epoch
+        if epoch < known or (epoch == known and claimant in (0, view.claimant)):
+            return
+        if is_epoch_credible(epoch, known):
+            view.note_claim(epoch, claimant)
+            self.settle()
         else:
             core.count("epoch_jump")
 
@@ -114,7 +112,7 @@ class Leading:
         core = self._core
         if core.life is None or core.has_left or self.is_suspended:
             return
-        known = max(core.view.highest_epoch, core.restored.epoch or 0)
+        known = core.view.highest_epoch
         if self._store_again_at is not None:
             if core.at.now >= self._store_again_at and not self._persisting:
                 self._persist(core.life, known or None)

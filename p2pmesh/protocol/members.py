@@ -32,6 +32,7 @@ from p2pmesh.protocol.records import (
     SignedEntry,
     SignedRecord,
     Version,
+    claim_mark,
     subject_hash,
     version_hash,
 )
@@ -99,6 +100,7 @@ class View:
         self.buckets: list[int] = [0] * BUCKETS
         self.highest = Life(0, 0, 0)  # the highest stamp ever seen
         self.highest_epoch = 0
+        self.claimant = 0  # the mark of who claimed it; 0: not known
         self.alive_count = 0
         self._ended: dict[NodeId | str, float] = {}  # nodes that left, guests that ended
         self._hash: bytes | None = None
@@ -130,11 +132,23 @@ class View:
         self._put(node, offered, now)
         self.highest = max(self.highest, offered.version.life)
         if offered.record.epoch is not None:
-            self.highest_epoch = max(self.highest_epoch, offered.record.epoch)
+            self.note_claim(offered.record.epoch, claim_mark(offered.version.life, node))
         if not is_alive:
             return Change.LEFT
         same_life = held is not None and held.version.life == offered.version.life
         return Change.UPDATED if same_life and was_alive else Change.JOINED
+
+    def note_claim(self, epoch: int, claimant: int) -> None:
+        """Somebody claimed this epoch.  When two did (each on its side of a split), no
+        token of that epoch is above both, and the highest becomes one that nobody has:
+        whoever leads has to claim above it."""
+        if epoch > self.highest_epoch:
+            self.highest_epoch, self.claimant = epoch, claimant
+        elif epoch == self.highest_epoch and claimant:
+            if not self.claimant:
+                self.claimant = claimant
+            elif claimant != self.claimant:
+                self.highest_epoch, self.claimant = epoch + 1, 0
 
     def offer_verdict(self, verdict: wire.Verdict, now: float) -> Change:
         """Others' word that a life failed."""

@@ -523,12 +523,11 @@ class Mesh:
 
     def _received_up(self, link: Link, message: wire.Message) -> None:
         match message:
-            case wire.Heartbeat(view=view, epoch=epoch):
+            case wire.Heartbeat(view=view):
                 self._monitoring.heartbeat(link, message)
                 self._membership.beat(link, view)
                 self._awake()
-                if epoch > self._core.view.highest_epoch:
-                    self._leading.heard(epoch)
+                self._leading.heard(message.epoch, message.claimant)
             case wire.News(items):
                 self._items(link, items, flood=True)
             case wire.Ping(n):
@@ -638,7 +637,7 @@ class Mesh:
             case "heal", _:
                 joining.heal()
             case "claim", _:
-                self._leading.settle([])
+                self._leading.settle()
             case "handshake", int(link):
                 self._handshake_due(link)
             case "flush", int(link):
@@ -702,7 +701,7 @@ class Mesh:
             core.timers.cancel("hearsay", None)
             self._leading.is_suspended = False
             self._membership.raise_incarnation(core.record.record.incarnation)
-            self._leading.settle([])
+            self._leading.settle()
 
     # --- leaving --------------------------------------------------------------------------------
 
@@ -735,7 +734,7 @@ class Mesh:
                 self._joining.settle(change)
                 for event in events_of(change, core.view, core.me):
                     core.act(event)
-            self._leading.settle(changes)
+            self._leading.settle()
             nodes = {change.key for change in changes if isinstance(change.key, bytes)}
             instances = {change.key for change in changes if isinstance(change.key, str)}
             instances.update(self._lookup.agents_of(nodes))

@@ -750,10 +750,9 @@ class Monitoring:
     # --- private -------------------------------------------------------------------------
 
     def _heartbeat(self, mine: bool) -> wire.Heartbeat:
-        core = self._core
-        return wire.Heartbeat(
-            core.view.hash(), core.view.highest_epoch, wire.HEARTBEAT_RING if mine else 0
-        )
+        view = self._core.view
+        flags = wire.HEARTBEAT_RING if mine else 0
+        return wire.Heartbeat(view.hash(), view.highest_epoch, flags, view.claimant)
 
     def _beat(self, link: Link) -> None:
         if self._core.life is not None:

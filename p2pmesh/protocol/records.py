@@ -129,6 +129,12 @@ def version_hash(subject: bytes, version: Version | EntryVersion) -> int:
     return int.from_bytes(blake2b(body, digest_size=8, person=b"p2pmesh-version").digest())
 
 
+def claim_mark(life: Life, node: NodeId) -> int:
+    """32 bits that stand for who claimed leadership; never 0."""
+    body = _ENCODER.encode((node, life))
+    return int.from_bytes(blake2b(body, digest_size=4, person=b"p2pmesh-claim").digest()) or 1
+
+
 class Signer:
     """Signs with the Ed25519 key of an identity seed (32 bytes)."""
 

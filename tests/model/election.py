@@ -2,9 +2,11 @@
 
 It has no packets and no detector: in each step something happens to the world (a
 start through a random contact, a crash, a restart of the same identity, a split, a
-heal), then each component gossips until its nodes know the same.  What a node
+heal), then each component gossips until its nodes know the same, and those stamped
+before 2024 stamp themselves anew where others know the date.  What a node
 knows and what it takes for its life is decided by ``protocol.stamps``; who leads, by
-the least (life, id); what is claimed, by the rule of ``protocol.leader``.
+the least (life, id); what is the highest claim, by ``protocol.members``; what is
+claimed, by the rule of ``protocol.leader``.
 
 Checked after every step, with no exemptions:
 
@@ -15,7 +17,8 @@ Checked after every step, with no exemptions:
 * of two claims in one component, the later token is the greater, across restarts.
 
 ``rule`` breaks it on purpose: ``NO_RESTAMP`` stamps newcomers by their own clock,
-``NO_RANDOM`` leaves the random part out of a life.
+``NO_RANDOM`` leaves the random part out of a life, ``NO_MARKS`` knows claims by their
+epoch alone.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ import random
 from dataclasses import dataclass, field
 from enum import Enum
 
-from p2pmesh.protocol.stamps import founding_stamp, joining_stamp
+from p2pmesh.protocol.members import View
+from p2pmesh.protocol.records import claim_mark
+from p2pmesh.protocol.stamps import founding_stamp, is_clock_set, joining_stamp
 from p2pmesh.protocol.types import Life
 
 WALL = 1_790_000_000_000
@@ -37,6 +42,7 @@ class Rule(Enum):
     REAL = "real"
     NO_RESTAMP = "no_restamp"
     NO_RANDOM = "no_random"
+    NO_MARKS = "no_marks"
 
 
 class Violation(AssertionError):
@@ -52,8 +58,8 @@ class Process:
     clock: int  # offset of its wall clock, ms
     side: int
     known: dict[bytes, Life] = field(default_factory=dict)  # every id's highest life
-    epoch: int = 0  # highest epoch seen
-    claims: set[tuple[int, Life, bytes]] = field(default_factory=set)  # all heard of
+    view: View = field(default_factory=View)  # for the highest claim that it knows of
+    claims: set[tuple[int, Life, bytes]] = field(default_factory=set)  # for the check only
     claim: tuple[int, Life, bytes] | None = None
 
     @property
@@ -115,6 +121,8 @@ class World:
         last, epoch = self.kept.get(identity, (None, 0))
         if self.rng.random() < 0.3:
             last, epoch = None, 0  # the data dir kept the identity, and lost the rest
+        view = View()
+        view.note_claim(epoch, 0)
         drawn = 0 if self.rule is Rule.NO_RANDOM else self.rng.getrandbits(32)
         peers = [p for p in self.alive.values() if p.side == side]
         known: dict[bytes, Life] = {}
@@ -127,7 +135,7 @@ class World:
             life = joining_stamp(wall, contact.highest, self.now + contact.clock, last, drawn)
         if contact is not None:
             known, claims = dict(contact.known), set(contact.claims)
-            epoch = max(epoch, contact.epoch)
+            view.note_claim(contact.view.highest_epoch, contact.view.claimant)
         for other, theirs in known.items():
             if other != identity and not life > theirs:
                 raise Violation(f"seed {self.seed}: {life} joined under {theirs}, and is older")
@@ -136,7 +144,7 @@ class World:
         self.lives[identity].add(life)
         known[identity] = life
         self.kept[identity] = (life, epoch)
-        self.alive[identity] = Process(identity, life, clock, side, known, epoch, claims)
+        self.alive[identity] = Process(identity, life, clock, side, known, view, claims)
 
     # --- what everyone comes to know ------------------------------------------------------
 
@@ -148,26 +156,56 @@ class World:
 
     def gossip(self) -> None:
         for component in self.components():
+            self.restamp(component)
             known: dict[bytes, Life] = {}
             for process in component:
                 for other, life in process.known.items():
                     known[other] = max(life, known.get(other, life))
-            epoch = max(process.epoch for process in component)
+            highest = View()
+            for view in (process.view for process in component):
+                highest.note_claim(view.highest_epoch, view.claimant)
             claims = set().union(*(process.claims for process in component))
             for process in component:
-                process.known, process.epoch, process.claims = dict(known), epoch, set(claims)
+                process.known, process.claims = dict(known), set(claims)
+                process.view.note_claim(highest.highest_epoch, highest.claimant)
                 if known[process.identity] != process.life:
                     self.outlived(process, known[process.identity])
+
+    def restamp(self, component: list[Process]) -> None:
+        """Whose life was stamped after 2024 takes none from before: its owner stamps
+        itself anew under it."""
+        contacts = [process for process in component if is_clock_set(process.life)]
+        for process in component:
+            if contacts and not is_clock_set(process.life):
+                contact = self.rng.choice(contacts)
+                drawn = 0 if self.rule is Rule.NO_RANDOM else self.rng.getrandbits(32)
+                process.known = {i: life for i, life in process.known.items() if is_clock_set(life)}
+                self.live_anew(
+                    process,
+                    joining_stamp(
+                        self.now + process.clock,
+                        contact.highest,
+                        self.now + contact.clock,
+                        self.kept[process.identity][0],
+                        drawn,
+                    ),
+                )
 
     def outlived(self, process: Process, life: Life) -> None:
         """My id is known under a higher life (a run on the other side of a split):
         take one above it, as ``joining`` does."""
         drawn = 0 if self.rule is Rule.NO_RANDOM else self.rng.getrandbits(32)
-        process.life = Life(life.ms, life.logical + 1, drawn)
+        self.live_anew(process, Life(life.ms, life.logical + 1, drawn))
+
+    def live_anew(self, process: Process, life: Life) -> None:
+        """A new stamp voids the claim."""
+        if life in self.lives[process.identity]:
+            raise Violation(f"seed {self.seed}: {process.identity!r} lived {life} before")
+        process.life = life
         process.claim = None
-        process.known[process.identity] = process.life
-        self.lives[process.identity].add(process.life)
-        self.kept[process.identity] = (process.life, process.epoch)
+        process.known[process.identity] = life
+        self.lives[process.identity].add(life)
+        self.kept[process.identity] = (life, self.kept[process.identity][1])
 
     # --- leadership -----------------------------------------------------------------------
 
@@ -181,8 +219,7 @@ class World:
                     raise Violation(f"seed {self.seed}: two leaders in one component")
                 if process is not oldest:
                     process.claim = None
-            others = [claim[0] for claim in oldest.claims if claim != oldest.claim]
-            if oldest.claim is None or oldest.claim[0] <= max(others, default=0):
+            if oldest.claim is None or oldest.claim[0] < oldest.view.highest_epoch:
                 self.claim(oldest, component)
             seen = max((claim for p in component for claim in p.claims), default=None)
             if seen is not None and seen > oldest.claim:
@@ -190,11 +227,13 @@ class World:
 
     def claim(self, oldest: Process, component: list[Process]) -> None:
         first = max((self.now + oldest.clock) // 1000, 1)
-        epoch = oldest.epoch + 1 if oldest.epoch else first
+        epoch = oldest.view.highest_epoch + 1 if oldest.view.highest_epoch else first
         oldest.claim = (epoch, oldest.life, oldest.identity)
         self.kept[oldest.identity] = (oldest.life, epoch)
+        known = self.rule is not Rule.NO_MARKS
+        mark = claim_mark(oldest.life, oldest.identity) if known else 0
         for process in component:
-            process.epoch = epoch
+            process.view.note_claim(epoch, mark)
             process.claims.add(oldest.claim)
 
 

@@ -470,7 +470,7 @@ def assert_bounded(mesh: Mesh) -> None:
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=120, stateful_step_count=40)
+TestAnyOrder.settings = settings(stateful_step_count=40)
 
 
 # --- hostile bytes at every phase -----------------------------------------------------------

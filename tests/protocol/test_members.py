@@ -248,6 +248,18 @@ def test_the_highest_epoch_is_of_records_and_stays() -> None:
     assert view.highest_epoch == 7
 
 
+def test_of_two_claims_of_one_epoch_the_highest_is_the_next() -> None:
+    view = view_of(signed(1, 1, epoch=7), signed(1, 1, epoch=7, revision=1))
+    assert view.highest_epoch == 7
+    offer(view, signed(2, 1, epoch=7))
+    assert (view.highest_epoch, view.claimant) == (8, 0)
+    offer(view, signed(3, 1, epoch=7))
+    assert (view.highest_epoch, view.claimant) == (8, 0)
+    offer(view, signed(3, 1, epoch=8, revision=1))
+    assert view.highest_epoch == 8
+    assert view.claimant
+
+
 # --- tombstones -----------------------------------------------------------------
 
 

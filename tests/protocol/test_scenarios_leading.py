@@ -132,6 +132,28 @@ def test_a_claim_is_outbid_though_its_maker_is_dead_when_the_split_heals(
     assert here[0].token() > ahead
 
 
+def test_of_two_claims_of_one_epoch_neither_is_the_last(simulate: Simulate) -> None:
+    """Both sides followed one leader, so both claimed the next epoch; who claimed it
+    there is dead when the sides meet, and only an observer has heard of it."""
+    net = simulate(3)
+    first, here, there = net.nodes
+    witness = net.add("observer", agent=None)
+    net.run_until(net.agrees, within=5)
+    net.kill(first)
+    net.partition([here], [there, witness])
+    net.run(10.0)
+    theirs = there.token()
+    assert theirs.epoch == here.token().epoch
+    assert theirs > here.token()
+    net.kill(there)
+    net.run(5.0)
+    net.heal()
+    Watch(net).assert_settles()
+    net.run(3.0)
+    assert here.token() > theirs
+    assert epochs(net) == {here.token().epoch}
+
+
 def test_the_older_leader_does_not_lead_beside_the_younger_for_long(simulate: Simulate) -> None:
     """At a heal the younger steps down before the oldest is elected anew."""
     net = simulate(6)
