@@ -27,7 +27,7 @@ LITERALS = [
         b"\x9a\x01\xc4\x01r\x92\x01\x01\xc4\x01p\x05\x06\xc0\xc2\xc0\x00",
     ),
     (wire.CloseReason("idle"), b"\x92\x02\xa4idle"),
-    (wire.Heartbeat(b"12345678", 3, 1), b"\x94\x03\xc4\x0812345678\x03\x01"),
+    (wire.Heartbeat(b"12345678", 3, 1, 9), b"\x95\x03\xc4\x0812345678\x03\x01\x09"),
     (wire.Ping(7), b"\x92\x04\x07"),
     (wire.Pong(7), b"\x92\x05\x07"),
     (wire.Restamp(Life(1, 2, 3), 4), b"\x93\x06\x93\x01\x02\x03\x04"),
