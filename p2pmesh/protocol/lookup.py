@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.members import Claim, Tombstone
 from p2pmesh.protocol.monitoring import Monitoring
@@ -41,7 +41,6 @@ class Lookup:
         self._monitoring = monitoring
         self._by_id: dict[str, Instance] | None = None
         self._by_name: dict[str, tuple[Instance, ...]] = {}
-        self._home_failed_at: dict[NodeId, float] = {}
 
     def changed(self) -> None:
         """The view or a suspicion changed."""
@@ -68,7 +67,7 @@ class Lookup:
         yield from self._by_name
 
     def live_instances(self) -> Iterable[Instance]:
-        return (i for i in self._index().values() if i.state in ("alive", "suspect"))
+        return filter(_is_live, self._index().values())
 
     def entry(self, instance_id: str) -> GuestEntry | None:
         held = self._core.view.guests.get(instance_id)
@@ -155,7 +154,7 @@ class Lookup:
             status=None,
             metrics=None,
             addresses=addresses,
-            last_heartbeat_age=self._age(key, claim),
+            last_heartbeat_age=self._age(key, key),
             is_leader=key == leader,
             candidate=bool(record and record.candidate and agent),
             hostname=agent.hostname if agent else "",
@@ -181,7 +180,7 @@ class Lookup:
             status=said.status,
             metrics=_metrics(said.metrics),
             addresses=(),
-            last_heartbeat_age=self._age(entry.home, self._core.view.nodes.get(entry.home)),
+            last_heartbeat_age=self._age(entry.instance_id, entry.home),
             is_leader=False,
             candidate=False,
             hostname=entry.hostname,
@@ -189,14 +188,15 @@ class Lookup:
             created_at=entry.created_at,
         )
 
-    def _age(self, node: NodeId, claim: Claim | None) -> float:
-        """Seconds since the node was heard: by me, or (nobody suspects it) by its
-        monitors within their silence limit."""
+    def _age(self, key: NodeId | str, node: NodeId) -> float:
+        """Seconds since the node (a guest's home) was heard: by me, or (nobody suspects
+        it) by its monitors within their silence limit; or since it ended."""
         core = self._core
+        ended_at = core.view.ended_at(key)
+        if ended_at is not None:
+            return max(0.0, core.at.now - ended_at)
         if node == core.me:
             return 0.0
-        if isinstance(claim, Tombstone):
-            return max(0.0, core.at.now - claim.failed_at)
         link = core.links_up.get(node)
         if link is not None:
             return max(0.0, core.at.now - link.heard_at)
@@ -220,17 +220,12 @@ class Lookup:
             return "left"
         if entry.state is State.FAILED:
             return "failed"
-        held = self._core.view.nodes.get(entry.home)
-        alive = self._core.view.alive(entry.home)
-        if alive is not None and alive.version.life == entry.home_life:
-            return self._state(entry.home, alive)
-        if isinstance(held, Tombstone):
-            gone_at = held.failed_at
-        else:
-            if len(self._home_failed_at) >= limits.GUESTS_MAX:
-                self._home_failed_at.clear()
-            gone_at = self._home_failed_at.setdefault(entry.home, self._core.at.now)
-        return "failed" if self._core.at.now - gone_at >= timing.GUEST_TIMEOUT else "suspect"
+        view = self._core.view
+        void_since, home = view.ended_at(entry.instance_id), view.alive(entry.home)
+        if void_since is None and home is not None:
+            return self._state(entry.home, home)
+        is_over = void_since is None or self._core.at.now - void_since >= timing.GUEST_TIMEOUT
+        return "failed" if is_over else "suspect"
 
     # --- indexes --------------------------------------------------------------------------
 
@@ -244,7 +239,7 @@ class Lookup:
                 by_id[instance.instance_id] = instance
         by_name: dict[str, list[Instance]] = {}
         for instance in sorted(by_id.values(), key=lambda i: (i.life, i.home)):
-            if instance.state in ("alive", "suspect"):
+            if _is_live(instance):
                 by_name.setdefault(instance.name, []).append(instance)
         self._by_id = by_id
         self._by_name = {name: tuple(holders) for name, holders in by_name.items()}
@@ -270,18 +265,22 @@ class Lookup:
 
 
 def _outranks(one: Instance, other: Instance) -> bool:
-    """Of two holders of one instance id: the live one, an agent before a guest, then
-    the older."""
-    return _rank(one) < _rank(other)
-
-
-def _rank(instance: Instance) -> tuple[bool, bool, Life, NodeId]:
-    return (
-        instance.state not in ("alive", "suspect"),
-        instance.kind == "guest",
-        instance.life,
-        instance.home,
+    """Of two holders of one instance id: the live one.  Of two live ones an agent
+    before a guest, then the older; of two that are gone the one that lived last."""
+    is_live, other_is_live = _is_live(one), _is_live(other)
+    if is_live != other_is_live:
+        return is_live
+    if not is_live:
+        return (one.life, one.home) > (other.life, other.home)
+    return (one.kind == "guest", one.life, one.home) < (
+        other.kind == "guest",
+        other.life,
+        other.home,
     )
+
+
+def _is_live(instance: Instance) -> bool:
+    return instance.state in ("alive", "suspect")
 
 
 def _metrics(packed: bytes | None) -> Any:
