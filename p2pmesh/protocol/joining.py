@@ -528,8 +528,9 @@ class Joining:
     # --- private ----------------------------------------------------------------------
 
     def rejected(self, link: Link, reason: str) -> None:
-        """A link broke before it was up: said once per address and reason."""
-        known = (link.address, reason)
+        """A link broke before it was up: said once per host and reason.  The port of
+        an inbound link is another each time."""
+        known = (link.address.rpartition(":")[0], reason)
         if known in self._rejected or len(self._rejected) >= _REJECTIONS_MAX:
             return
         self._rejected.add(known)

@@ -185,15 +185,16 @@ class Leading:
         """The event comes with the claim: one for each leader and epoch.  Who has left
         does not say who leads without it."""
         core = self._core
-        if core.has_left:
+        if core.has_left or core.life is None:
             return
         leader = core.view.leader()
         epoch = self._epoch_of(leader)
         now = (self.leader_id(), epoch)
         if now == self._told or (leader is not None and epoch is None):
             return
+        reason: LeaderReason = "first" if self._told[0] is None else self._reason
         self._told = now
-        core.act(LeaderChanged(leader_id=now[0], epoch=epoch, reason=self._reason))
+        core.act(LeaderChanged(leader_id=now[0], epoch=epoch, reason=reason))
 
     def stall_due(self) -> None:
         """Called each heartbeat: a leader stalled for 3 s is worth an event."""

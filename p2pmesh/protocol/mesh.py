@@ -28,7 +28,7 @@ from p2pmesh.protocol.connections import (
     Opened,
     Received,
 )
-from p2pmesh.protocol.core import Core
+from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.dials import Purpose
 from p2pmesh.protocol.gossip import decode_item
 from p2pmesh.protocol.joining import Joining
@@ -39,7 +39,7 @@ from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.records import RecordBook
-from p2pmesh.protocol.reporting import events_of
+from p2pmesh.protocol.reporting import events_of, who
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
@@ -49,6 +49,7 @@ from p2pmesh.protocol.types import (
     LeaderInfo,
     LinkInfo,
     Member,
+    MemberJoined,
     MeshConfig,
     NodeId,
     Recipient,
@@ -102,6 +103,7 @@ class Mesh:
         self._ticked_at = at.now
         self._leaving_until: float | None = None
         self._is_stopped = False
+        self._is_introduced = False
 
     # --- inputs: links ----------------------------------------------------------------
 
@@ -732,8 +734,7 @@ class Mesh:
             for change in changes:
                 self._monitoring.settle(change)
                 self._joining.settle(change)
-                for event in events_of(change, core.view, core.me):
-                    core.act(event)
+            self._report(changes)
             self._leading.settle()
             nodes = {change.key for change in changes if isinstance(change.key, bytes)}
             instances = {change.key for change in changes if isinstance(change.key, str)}
@@ -741,6 +742,21 @@ class Mesh:
             self._post.membership_changed(core.at, nodes, instances)
         if self._office_used:
             self._carry_out()
+
+    def _report(self, changes: list[Changed]) -> None:
+        """Events begin with ``joined``; then come all whom it joined, then what changes."""
+        core = self._core
+        if core.life is None:
+            return
+        if self._is_introduced:
+            for change in changes:
+                for event in events_of(change, core.view, core.me):
+                    core.act(event)
+            return
+        self._is_introduced = True
+        for held in core.view.all_alive():
+            if held.id != core.me:
+                core.act(MemberJoined(**who(held.record)))
 
     @property
     def _post(self) -> PostOffice:
