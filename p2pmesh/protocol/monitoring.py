@@ -42,6 +42,8 @@ _SWEEP_MAX: Final = 64
 #: The higher id of two ring neighbours waits this long for the other's dial.
 _YIELD: Final = 0.3
 _UNLINKABLE_FOR: Final = 30.0
+#: Members that are no ring neighbours are accused within this time, at random.
+_SPREAD: Final = 1.0
 
 
 class Monitoring:
@@ -341,14 +343,21 @@ class Monitoring:
                 self._flag(peer, case.life, stalled=True)
             case Accuse() as accuse:
                 link = core.links_up.get(peer)
-                if link is None or accuse.evidence is Evidence.STALLED:
-                    self._accuse(peer, accuse)
-                else:
+                if link is not None and accuse.evidence is not Evidence.STALLED:
                     core.act(AskUnacked(link.id))
-                    self._pending[peer] = accuse
-                    core.timers.set("accuse", peer, core.at.now)
+                    self._accuse_later(peer, accuse, 0.0)
+                elif accuse.evidence is Evidence.UNREACHABLE and peer not in self.targets:
+                    # Hundreds who lost their half of the mesh find out in one moment:
+                    # one of them is to ask, and the others to hear it.
+                    self._accuse_later(peer, accuse, core.rng.uniform(0.0, _SPREAD))
+                else:
+                    self._accuse(peer, accuse)
             case None:
                 pass
+
+    def _accuse_later(self, peer: NodeId, accuse: Accuse, delay: float) -> None:
+        self._pending[peer] = accuse
+        self._core.timers.set("accuse", peer, self._core.at.now + delay)
 
     def _probe(self, peer: NodeId) -> None:
         core = self._core
@@ -389,9 +398,12 @@ class Monitoring:
             else:
                 link.heard_at = core.at.now
             return
-        self.question(
-            self._make_question(held, accuse.evidence, accuse.runs, tombstone=False), None
-        )
+        asked = self.suspicions.open.get(peer)
+        is_enough = asked is not None and asked.deadline <= core.at.now + accuse.runs
+        if accuse.evidence is Evidence.REFUSED or not is_enough:
+            self.question(
+                self._make_question(held, accuse.evidence, accuse.runs, tombstone=False), None
+            )
 
     def _make_question(
         self, held: SignedRecord, evidence: str, runs: float, *, tombstone: bool
@@ -546,7 +558,7 @@ class Monitoring:
         )
         if heard is Heard.CLEARED:
             self._cleared(held)
-        if any(accuser == core.me for accuser, _ in vouch.answers):
+        if heard is Heard.CLEARED or any(accuser == core.me for accuser, _ in vouch.answers):
             self._rest(vouch.subject)
 
     def _cleared(self, held: SignedRecord) -> None:
