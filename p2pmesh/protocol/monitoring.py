@@ -24,7 +24,7 @@ from p2pmesh.protocol.members import Change, verdict_version
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
-from p2pmesh.protocol.session import OTHER_KEY
+from p2pmesh.protocol.session import NOT_P2PMESH, OTHER_KEY
 from p2pmesh.protocol.suspicion import Heard, Suspicions
 from p2pmesh.protocol.types import (
     AskUnacked,
@@ -286,7 +286,7 @@ class Monitoring:
 
     def probe_broken(self, peer: NodeId, reason: str) -> None:
         """Somebody answered the probe who cannot be the peer."""
-        if reason == OTHER_KEY:
+        if reason in (OTHER_KEY, NOT_P2PMESH):
             self.another_answered(peer)
 
     def another_answered(self, peer: NodeId) -> None:
@@ -486,7 +486,9 @@ class Monitoring:
         if heard is Heard.CONVICTED:
             self._convict(question.subject)
             return
-        self._arm_suspicions()
+        suspicion = self.suspicions.open.get(question.subject)
+        if suspicion is not None:
+            core.timers.set_earlier("suspicions", None, suspicion.deadline)
         link = core.links_up.get(question.subject)
         if link is not None:
             if question.evidence == Evidence.REFUSED:
