@@ -248,7 +248,8 @@ class Connections:
         return link
 
     def after_end(self, link: Link) -> Iterator[Occurrence]:
-        """A link is gone: its attempt goes on with the next address."""
+        """A link is gone, or its peer is not who was looked for: its attempt goes on
+        with the next address."""
         if link.attempt is not None:
             yield from self._go_on(link.attempt)
 

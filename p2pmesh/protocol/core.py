@@ -168,6 +168,7 @@ class Core:
                 if len(link.news) and not link.is_paused:
                     if is_news_due or link.news.is_urgent:
                         self._news_due_at = now + timing.NEWS_INTERVAL
+                        self._held.pop(link.id, None)
                     else:
                         self._held[link.id] = link
                 data = link.flush(now, with_news=link.id not in self._held)

@@ -237,9 +237,6 @@ class Joining:
         peer = signed.record.id
         attempt = link.attempt
         link.peer = peer
-        expected = attempt.expects if attempt is not None else None
-        if attempt is not None and expected is not None and expected != peer:
-            self._answered_by_another(attempt, expected)
         core.connections.finish_handshake(link)
         link.phase = Phase.UP
         link.up_at = core.at.now
@@ -247,12 +244,18 @@ class Joining:
         link.is_strangers = self._is_of_another_mesh(signed)
         self._membership.record(signed, link, flood=True)
         if attempt is not None:
-            self._reached(attempt, link, peer)
+            if attempt.expects in (None, peer):
+                self._reached(attempt, link, peer)
+            else:
+                self._answered_by_another(attempt, link)
         if link.is_check:
             self._monitoring.note_met(peer, link.address)
             self._monitoring.heard(link)
             core.connections.close(link, "checked")
-        elif not hello.check and self._keep(link):
+        elif hello.check:
+            self._monitoring.heard(link)
+            self._retire(link)  # its dialler ends it
+        elif self._keep(link):
             self._linked(link, hello, signed)
 
     def _is_of_another_mesh(self, signed: SignedRecord) -> bool:
@@ -262,10 +265,12 @@ class Joining:
         life = signed.record.life
         return life is not None and life < core.view.highest and not core.view.is_alive(signed.id)
 
-    def _answered_by_another(self, attempt: Attempt, expected: NodeId) -> None:
-        """At the peer's address somebody else lives now: the peer's process is gone."""
-        if attempt.purpose is Purpose.PROBE:
-            self._monitoring.another_answered(expected)
+    def _answered_by_another(self, attempt: Attempt, link: Link) -> None:
+        """At the peer's address somebody else lives now: the peer's process is gone, or
+        lives at its next address."""
+        attempt.links.discard(link.id)
+        if attempt.purpose is Purpose.PROBE and attempt.expects is not None:
+            self._monitoring.another_answered(attempt.expects)
 
     def _reached(self, attempt: Attempt, link: Link, peer: NodeId) -> None:
         core = self._core
@@ -380,6 +385,8 @@ class Joining:
             if attempt is not None and isinstance(attempt.target, str):
                 core.connections.finish(attempt)
                 self.candidates.is_myself(attempt.target, core.at.now)
+            elif attempt is not None:
+                self._answered_by_another(attempt, link)
             core.connections.close(link, "myself")
             return
         mine = core.life or Life(0, 0, 0)
@@ -541,9 +548,6 @@ class Joining:
         core.count(f"hello {reason.partition(' ')[0]}")
         self.rejected(link, reason)
         core.connections.close(link, reason)
-        attempt = link.attempt
-        if attempt is not None:
-            attempt.links.discard(link.id)
 
     def _uptime(self) -> int:
         return int((self._core.at.now - self._core.started.now) * 1000)

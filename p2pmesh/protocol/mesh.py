@@ -517,6 +517,8 @@ class Mesh:
             peer = link.peer
             if peer is not None and self._core.links_up.get(peer) is link:
                 self._post.linked(self._core.at, peer)
+            for occurrence in self._core.connections.after_end(link):
+                self._occurred(occurrence)
         elif isinstance(message, wire.CloseReason):
             self._closed(link, message)
         else:
