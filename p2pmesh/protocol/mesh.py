@@ -576,11 +576,11 @@ class Mesh:
                 case wire.Verdict(subject=self.node_id) as verdict:
                     self._joining.buried(verdict)
                 case wire.Question() as question:
-                    self._monitoring.question(question, link)
+                    self._monitoring.question(question, link, encoded)
                 case wire.Vouch() as vouch:
-                    self._monitoring.vouch(vouch, link)
+                    self._monitoring.vouch(vouch, link, encoded)
                 case wire.Stall() as stall:
-                    self._monitoring.stall(stall, link)
+                    self._monitoring.stall(stall, link, encoded)
                 case wire.Verdict() as verdict:
                     self._monitoring.verdict(verdict, link, flood=flood)
                 case None:

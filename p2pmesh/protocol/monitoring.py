@@ -463,8 +463,11 @@ class Monitoring:
 
     # --- questions, vouches, verdicts ---------------------------------------------------
 
-    def question(self, question: wire.Question, source: Link | None) -> None:
-        """Somebody (perhaps I) asks whether a life is gone."""
+    def question(
+        self, question: wire.Question, source: Link | None, item: bytes | None = None
+    ) -> None:
+        """Somebody (perhaps I) asks whether a life is gone.  ``item`` is passed on as
+        it came, with what a later version appended."""
         core = self._core
         held = core.view.alive(question.subject)
         if held is None or not core.view.is_alive(question.accuser):
@@ -477,7 +480,7 @@ class Monitoring:
         heard = self.suspicions.ask(question, core.at.now)
         if heard is Heard.OLD:
             return
-        item = wire.encode(question)
+        item = item or wire.encode(question)
         core.flood(("q", question.subject, question.accuser), item, Urgency.QUESTION, source=source)
         if source is None:
             self._also_to_subject(question.subject, item)
@@ -542,7 +545,7 @@ class Monitoring:
             None,
         )
 
-    def vouch(self, vouch: wire.Vouch, source: Link | None) -> None:
+    def vouch(self, vouch: wire.Vouch, source: Link | None, item: bytes | None = None) -> None:
         core = self._core
         held = core.view.alive(vouch.subject)
         if held is None or vouch.life != held.version.life:
@@ -554,7 +557,7 @@ class Monitoring:
             return
         core.flood(
             ("v", vouch.subject, vouch.voucher),
-            wire.encode(vouch),
+            item or wire.encode(vouch),
             Urgency.QUESTION,
             source=source,
         )
@@ -664,7 +667,7 @@ class Monitoring:
     def _flag(self, peer: NodeId, life: Life, *, stalled: bool) -> None:
         self.stall(wire.Stall(peer, life, self._core.me, self._next_number(), stalled), None)
 
-    def stall(self, stall: wire.Stall, source: Link | None) -> None:
+    def stall(self, stall: wire.Stall, source: Link | None, item: bytes | None = None) -> None:
         """A monitor's flag, kept while somebody renews it."""
         core = self._core
         held = core.view.alive(stall.subject)
@@ -681,7 +684,7 @@ class Monitoring:
         flags[stall.monitor] = stall.number, until
         core.flood(
             ("s", stall.subject, stall.monitor),
-            wire.encode(stall),
+            item or wire.encode(stall),
             Urgency.QUESTION,
             source=source,
         )
