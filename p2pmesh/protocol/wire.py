@@ -49,12 +49,11 @@ class CloseReason(Message, frozen=True, array_like=True, tag=2):
 class Heartbeat(Message, frozen=True, array_like=True, tag=3):
     view: bytes  # 8 bytes: XOR of the hashes of all held versions
     epoch: int  # highest seen, 0: none
-    flags: int  # HEARTBEAT_* below
+    flags: int  # HEARTBEAT_RING
     claimant: int = 0  # 32 bits that stand for who claimed it, 0: not known
 
 
 HEARTBEAT_RING = 1  # the sender's rings say this is a ring link
-HEARTBEAT_LEADS = 2  # the sender holds an authoritative claim
 
 
 class Ping(Message, frozen=True, array_like=True, tag=4):

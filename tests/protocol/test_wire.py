@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -177,6 +179,16 @@ def test_a_message_with_a_byte_changed_is_read_or_refused(
     with suppress(Malformed):
         decode(bytes(changed))
     decode_item(bytes(changed))
+
+
+def test_the_protocol_page_lists_every_kind_under_its_tag() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    listed = {
+        int(tag): name.lower() for tag, name in re.findall(r"^\| (\d+) \| (\w+) \|", page, re.M)
+    }
+    short = {"closereason": "close", "recorditem": "record", "entryitem": "entry"}
+    names = {kind.__struct_config__.tag: kind.__name__.lower() for kind in (*KINDS, *ITEMS)}
+    assert listed == {tag: short.get(name, name) for tag, name in names.items()}
 
 
 # --- sizes ----------------------------------------------------------------------
