@@ -7,6 +7,7 @@ that was stopped takes what waits in its sockets before its timer.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -194,7 +195,7 @@ class SimNode:
     def rearm(self) -> None:
         """Its timer may be overdue: it was stopped, or its clock jumped."""
         if self._due is not None:
-            self._clock.at(self._due - self.mono_offset, self._fire, self.host.boot, self._due)
+            self._schedule(self._due)
 
     def input(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the core with the time, and perform what it wants done."""
@@ -266,7 +267,13 @@ class SimNode:
         elif self._due is None or due < self._due - _REARM_GAIN:
             self._due = due = max(due, self._clock.now + self.mono_offset)
             self._lag_told = False
-            self._clock.at(due - self.mono_offset, self._fire, self.host.boot, due)
+            self._schedule(due)
+
+    def _schedule(self, due: float) -> None:
+        at = due - self.mono_offset
+        while at + self.mono_offset < due:  # rounded down: the timer would find nothing due
+            at = math.nextafter(at, math.inf)
+        self._clock.at(at, self._fire, self.host.boot, due)
 
     def _fire(self, boot: int, due: float) -> None:
         if self.host.boot == boot and self._due == due and self.state is State.RUNNING:
