@@ -13,9 +13,16 @@ nobody was dialled yet, and one not yet dialled is never dropped for another.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
+from typing import Final
 
 from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.types import Candidate, FoundBy, NodeId
+
+#: Due times are rounded up to this many seconds, so that hundreds of candidates are
+#: looked at a few times a second and not one by one: what is due at once stays so.
+_GRAIN: Final = 0.05
+_RETRY_GRAIN: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -37,9 +44,11 @@ class Candidates:
         self.deferred: dict[str, Offer] = {}  # offers that wait for a place
         self.own: set[str] = set()  # keys that turned out to be this very process
 
-    def add(self, candidate: Candidate, due_at: float) -> bool:
-        """False: known with these addresses, or deferred (the table is full)."""
+    def add(self, candidate: Candidate, now: float, after: float = 0.0) -> bool:
+        """Dial it after so many seconds.  False: known with these addresses, or deferred
+        (the table is full)."""
         key = candidate.key
+        due_at = _rounded(now + after, _GRAIN) if after else now
         if key in self.own or not candidate.addresses:
             return False
         known = self.offers.get(key) or self.deferred.get(key)
@@ -83,7 +92,7 @@ class Candidates:
         offer.node = node or offer.node
         delay = min(timing.CANDIDATE_RETRY * 2 ** min(offer.tries, 8), timing.CANDIDATE_RETRY_MAX)
         offer.tries += 1
-        offer.due_at = now + delay
+        offer.due_at = _rounded(now + delay, _RETRY_GRAIN)
         if self.deferred and _may_wait(offer):
             del self.offers[key]
             self._fill(now)
@@ -94,6 +103,10 @@ class Candidates:
         self.offers.pop(key, None)
         self.own.add(key)
         self._fill(now)
+
+    def dialling(self) -> int:
+        """How many candidates are being dialled."""
+        return sum(offer.is_dialling for offer in self.offers.values())
 
     def pending(self) -> bool:
         """Is any candidate being dialled, or never dialled yet?"""
@@ -126,6 +139,10 @@ class Candidates:
             del self.deferred[most.candidate.key]
         self.deferred[offer.candidate.key] = offer
         return True
+
+
+def _rounded(at: float, grain: float) -> float:
+    return ceil(at / grain) * grain
 
 
 def _tries(offer: Offer) -> int:

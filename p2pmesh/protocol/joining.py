@@ -99,9 +99,11 @@ class Joining:
         delay = 0.0
         if core.life is not None and candidate.found_by is not FoundBy.PEER:
             delay = core.rng.uniform(timing.NEWCOMER_DIAL_MIN, timing.NEWCOMER_DIAL_MAX)
-        if not self.candidates.add(candidate, core.at.now + delay):
+        if not self.candidates.add(candidate, core.at.now, delay):
             core.count("candidate_known_or_deferred")
-        self._arm_candidates()
+        offer = self.candidates.offers.get(candidate.key)
+        if offer is not None and not offer.is_dialling:
+            core.timers.set_earlier("candidates", None, max(offer.due_at, core.at.now))
 
     def candidate_lost(self, key: str) -> None:
         self.candidates.remove(key, self._core.at.now)
@@ -110,7 +112,7 @@ class Joining:
     def dial_candidates(self) -> None:
         core = self._core
         now = core.at.now
-        under_way = sum(offer.is_dialling for offer in self.candidates.offers.values())
+        under_way = self.candidates.dialling() if core.life is None else 0
         for offer in self.candidates.due(now):
             candidate = offer.candidate
             if self._is_member(candidate, offer.node):

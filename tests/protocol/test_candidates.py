@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,12 +34,31 @@ def dialled(candidates: Candidates, now: float, *, node: bytes | None = None) ->
 def test_a_candidate_is_due_when_it_was_said_to_be() -> None:
     candidates = Candidates()
     assert candidates.next_due() is None
-    assert candidates.add(candidate("a"), 5.0)
+    assert candidates.add(candidate("a"), 3.0, 2.0)
     assert candidates.add(candidate("b"), 4.0)
     assert candidates.next_due() == 4.0
     assert keys(candidates, 3.9) == []
     assert keys(candidates, 4.5) == ["b"]
     assert keys(candidates, 5.0) == ["a", "b"]
+
+
+def test_many_candidates_are_due_a_few_times_a_second() -> None:
+    candidates, rng = Candidates(), random.Random(1)
+    delays = {f"k{number}": rng.uniform(0.2, 2.0) for number in range(200)}
+    for key, delay in delays.items():
+        candidates.add(candidate(key), 100.03, delay)
+    looks, now = 0, 100.03
+    first = dict[str, float]()
+    while now < 140.0:
+        due = candidates.next_due()
+        assert due is not None
+        assert due > now
+        now, looks = due, looks + 1
+        for key in dialled(candidates, now):
+            first.setdefault(key, now)
+        assert candidates.dialling() == 0
+    assert all(0 <= first[key] - (100.03 + delay) < 0.051 for key, delay in delays.items())
+    assert looks < 120  # for six dials of each of two hundred
 
 
 def test_what_somebody_insists_on_is_dialled_first() -> None:
@@ -117,11 +138,12 @@ def test_a_withdrawn_offer_is_forgotten() -> None:
 def test_an_unstamped_node_waits_for_what_was_never_dialled() -> None:
     candidates = Candidates()
     assert not candidates.pending()
-    candidates.add(candidate("a"), 9.0)
+    candidates.add(candidate("a"), 0.0, 9.0)
     assert candidates.pending()
     (offer,) = candidates.due(9.0)
     offer.is_dialling = True
     assert candidates.pending()
+    assert candidates.dialling() == 1
     candidates.tried("a", 9.0, node=None)
     assert not candidates.pending()
     offer.is_dialling = True  # again
