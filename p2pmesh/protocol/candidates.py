@@ -92,11 +92,14 @@ class Candidates:
         offer.node = node or offer.node
         delay = min(timing.CANDIDATE_RETRY * 2 ** min(offer.tries, 8), timing.CANDIDATE_RETRY_MAX)
         offer.tries += 1
-        offer.due_at = _rounded(now + delay, _RETRY_GRAIN)
-        if self.deferred and _may_wait(offer):
-            del self.offers[key]
-            self._fill(now)
-            self._defer(offer)
+        self._rest(offer, now, delay)
+
+    def spare(self, key: str, now: float) -> None:
+        """There is nothing to dial: a live member has this address."""
+        offer = self.offers.get(key)
+        if offer is not None:
+            offer.tries = 1  # once it has not, it is dialled again as at first
+            self._rest(offer, now, timing.CANDIDATE_RETRY_MAX)
 
     def is_myself(self, key: str, now: float) -> None:
         """This candidate is this very process: never dial it again."""
@@ -121,6 +124,14 @@ class Candidates:
         )
 
     # --- private ----------------------------------------------------------------
+
+    def _rest(self, offer: Offer, now: float, delay: float) -> None:
+        """Look at it again after so long; meanwhile its place may be another's."""
+        offer.due_at = _rounded(now + delay, _RETRY_GRAIN)
+        if self.deferred and _may_wait(offer):
+            del self.offers[offer.candidate.key]
+            self._fill(now)
+            self._defer(offer)
 
     def _fill(self, now: float) -> None:
         """Free places go to those that wait, least dialled first."""

@@ -116,7 +116,7 @@ class Joining:
         for offer in self.candidates.due(now):
             candidate = offer.candidate
             if self._is_member(candidate, offer.node):
-                self.candidates.tried(candidate.key, now, node=offer.node)
+                self.candidates.spare(candidate.key, now)
             elif core.life is None and under_way >= _AT_ONCE:
                 offer.due_at = now + 0.1
             else:
@@ -367,10 +367,11 @@ class Joining:
         life = joining_stamp(
             core.at.wall, message.highest, message.wall, core.restored.life, self._random()
         )
-        for held in tuple(core.view.all_alive()):
-            if held.id != core.me and not is_clock_set(held.version.life):
-                core.view.forget(held.id)
-                core.changes.append(Changed(held.id, Change.LEFT, held))
+        for node, held in tuple(core.view.nodes.items()):
+            if node != core.me and not is_clock_set(held.version.life):
+                if core.view.is_alive(node):
+                    core.changes.append(Changed(node, Change.LEFT, held))
+                core.view.forget(node)
         record = core.record.record
         core.publish(
             msgspec.structs.replace(record, life=life, incarnation=0, revision=0, epoch=None)

@@ -31,6 +31,11 @@ def dialled(candidates: Candidates, now: float, *, node: bytes | None = None) ->
     return [offer.candidate.key for offer in due]
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CANDIDATES_MAX", 3)
+
+
 def test_a_candidate_is_due_when_it_was_said_to_be() -> None:
     candidates = Candidates()
     assert candidates.next_due() is None
@@ -96,6 +101,30 @@ def test_a_candidate_is_dialled_for_ever_and_ever_less_often() -> None:
     assert gaps == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
 
 
+def test_where_a_live_member_is_nothing_is_dialled_until_it_is_gone() -> None:
+    candidates = Candidates()
+    candidates.add(candidate("a"), 0.0)
+    for now in (0.0, 1.0, 3.0, 7.0):
+        dialled(candidates, now)
+    for now in (15.0, 45.0):
+        assert keys(candidates, now) == ["a"]
+        candidates.spare("a", now)
+        assert not candidates.pending()
+    assert candidates.next_due() == 75.0
+    dialled(candidates, 75.0)
+    assert candidates.next_due() == 77.0
+    candidates.spare("nobody", 0.0)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_place_of_a_live_member_is_free_for_who_waits() -> None:
+    candidates = Candidates()
+    for key in "abcd":
+        candidates.add(candidate(key), 0.0)
+    candidates.spare("a", 0.0)
+    assert set(candidates.offers) == set("bcd")
+
+
 def test_the_same_offer_again_changes_nothing_and_new_addresses_start_anew() -> None:
     candidates = Candidates()
     candidates.add(candidate("a", "x:1"), 0.0)
@@ -157,11 +186,6 @@ def test_people_are_told_what_was_tried_and_where_it_came_from() -> None:
 
 
 # --- many -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CANDIDATES_MAX", 3)
 
 
 @pytest.mark.usefixtures("few")
