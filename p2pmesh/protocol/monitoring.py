@@ -25,6 +25,7 @@ from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
 from p2pmesh.protocol.session import NOT_P2PMESH, OTHER_KEY
+from p2pmesh.protocol.stamps import is_clock_set
 from p2pmesh.protocol.suspicion import Heard, Suspicions
 from p2pmesh.protocol.types import (
     AskUnacked,
@@ -585,6 +586,9 @@ class Monitoring:
         """Others passed a verdict.  Fresh ones are applied; an old one about a member
         that I hold alive, or any about one that I hear, is asked instead."""
         core = self._core
+        if core.life is not None and is_clock_set(core.life) and not is_clock_set(verdict.life):
+            core.count("stamped_before_2024")
+            return
         held = core.view.alive(verdict.subject)
         if held is None:
             before = core.view.nodes.get(verdict.subject)

@@ -104,6 +104,27 @@ def test_a_mesh_before_2024_that_meets_one_after_it_stamps_itself_anew(
     assert {t.event.leader_id for t in told} <= {leader.instance_id}
 
 
+def test_what_ended_before_2024_is_forgotten_with_the_stamps_of_then(simulate: Simulate) -> None:
+    """Whose clock knows the date does not take it, so nobody may keep it: the views
+    would differ for a day."""
+    net = simulate()
+    old = [net.add("old", start=False, wall_offset=-BEGINNING) for _ in range(5)]
+    new = [net.add("new", start=False) for _ in range(2)]
+    net.partition(old, new)
+    for node in old + new:
+        net.start(node)
+        net.run(0.2)
+    Watch(net).assert_settles(old, new)
+    net.kill(old[3])
+    net.leave(old[4])
+    net.run(3.0)
+    net.heal()
+    net.discover()
+    watch = Watch(net)
+    watch.assert_settles()
+    assert {node.state_of(old[3]) for node in net.running()} == {None}
+
+
 def test_one_old_mesh_of_many_that_meets_a_single_newer_node(simulate: Simulate) -> None:
     net = simulate()
     old = [net.add("old", start=False, wall_offset=-BEGINNING) for _ in range(8)]
