@@ -81,6 +81,8 @@ class Monitoring:
         if core.life is None or core.has_left:
             return
         self._unlinkable = {n: until for n, until in self._unlinkable.items() if until > now}
+        if self._unlinkable:  # then they are tried again
+            core.timers.set_earlier("rings", None, min(self._unlinkable.values()))
         targets = {
             target
             for position in POSITIONS
@@ -757,6 +759,7 @@ class Monitoring:
         self._close(node)
         self._forget_stall(node)
         self.met.pop(node, None)
+        self._unlinkable.pop(node, None)
         if core.rings.remove(node):
             self.rings_changed()
         link = core.links_up.get(node)

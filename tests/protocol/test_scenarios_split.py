@@ -194,6 +194,22 @@ def test_a_chain_of_hosts_in_which_each_reaches_its_neighbours_holds_together(
     watch.assert_settles()
 
 
+def test_a_neighbour_that_could_not_be_linked_is_tried_again(simulate: Simulate) -> None:
+    """Its place was filled by another; when that one leaves, two are left who must
+    watch each other."""
+    net = simulate(3)
+    one, other, between = net.nodes
+    net.cut(one, other)
+    net.run(20.0)
+    net.leave(between)
+    net.run(0.5)
+    net.heal()
+    net.run(40.0)
+    assert net.agrees([one, other])
+    net.kill(other)
+    Watch(net).assert_settles([one])
+
+
 # --- questions and answers ------------------------------------------------------------
 
 
