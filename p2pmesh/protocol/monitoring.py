@@ -242,7 +242,7 @@ class Monitoring:
 
     def slept(self) -> None:
         """This process did not run for so long that others may have buried it: what
-        I investigated is void, and every peer has to speak anew."""
+        I investigated is void, and every peer has to speak, or be dialled, anew."""
         core = self._core
         self.lagged()
         for peer in tuple(self.detector.cases):
@@ -250,6 +250,8 @@ class Monitoring:
         for link in core.links_up.values():
             link.heard_at = core.at.now
             core.tell(link, wire.Ping(0))
+        self._unlinkable.clear()
+        self.rings_changed()
 
     def is_in_question(self, peer: NodeId | None) -> bool:
         return peer in self.detector.cases or peer in self.suspicions.open

@@ -205,6 +205,21 @@ def test_a_machine_that_wakes_offers_nothing_of_what_it_believed(simulate: Simul
     assert sleeper.state_of(left) == "left"
 
 
+def test_a_machine_that_wakes_dials_those_whom_it_had_given_up(simulate: Simulate) -> None:
+    """It fell asleep while it investigated a dead neighbour that it could not reach."""
+    net = simulate(2)
+    sleeper, dead = net.nodes
+    net.cut(sleeper, dead, both=False)
+    net.kill(dead)
+    net.run(1.5)
+    net.sleep(sleeper)
+    net.run(30.0)
+    net.heal()
+    net.wake(sleeper)
+    net.run(5.0)
+    assert sleeper.state_of(dead) == "failed"
+
+
 def test_a_leader_that_slept_alone_leads_again_after_it_asked_in_vain(simulate: Simulate) -> None:
     net = simulate(1)
     (leader,) = net.nodes
