@@ -27,6 +27,11 @@ def told_of(agent: Agent, by: Agent) -> list[str]:
     return [address.rpartition(":")[0] for address in member["addresses"]]
 
 
+def leader_of(agent: Agent) -> str | None:
+    leader: str | None = agent.get("/v1/leader")["leader_id"]
+    return leader
+
+
 def test_a_host_that_gets_another_address_is_known_and_found_under_it(lab: Lab, mesh: str) -> None:
     a, b, c = lab.hosts(3)
     moving, other = agents = [run(a, mesh), run(b, mesh)]
@@ -39,7 +44,8 @@ def test_a_host_that_gets_another_address_is_known_and_found_under_it(lab: Lab, 
     assert other.process.leave() == 0
     newcomer = run(c, mesh)  # only the moved host can tell it of the mesh
     eventually(lambda: newcomer.states().get(moving.id) == "alive", "the newcomer meets it")
-    assert newcomer.process.event("joined")["contact"] is not None
+    assert told_of(moving, newcomer) == [new]
+    eventually(lambda: leader_of(newcomer) == moving.id, "the one that was there before leads")
 
 
 def test_a_bridge_of_containers_is_neither_told_nor_in_the_way(lab: Lab, mesh: str) -> None:
