@@ -168,7 +168,7 @@ class NodeBackend:
         await self._running.exchange.call(core.acknowledge, instance_id, message_ids)
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
-        return self._running.core.message_state(message_id)
+        return self._running.exchange.recipients(message_id)
 
     async def ask(
         self,

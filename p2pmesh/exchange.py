@@ -14,6 +14,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec
 
+import msgspec
+
 from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
 from p2pmesh.driver import Driver
 from p2pmesh.errors import ConfigError, MeshError, NotStarted
@@ -24,6 +26,7 @@ from p2pmesh.protocol.types import (
     Instance,
     Instant,
     MessageMoved,
+    Recipient,
     RequestEnded,
     SendRefused,
 )
@@ -129,15 +132,32 @@ class Exchange:
             found = holders[0] if len(holders) == 1 else None
         return found
 
+    def recipients(self, message_id: str) -> tuple[Recipient, ...] | None:
+        """Where a message that this node accepted is; a queued copy that stays the only
+        one has the reason.  None: not known (any more)."""
+        found = self._driver.core.message_state(message_id)
+        return found and tuple(
+            msgspec.structs.replace(each, reason=self._why_only_here(each.instance_id))
+            if each.state == "queued" and not each.reason
+            else each
+            for each in found
+        )
+
     def _is_kept_here(self, delivery: Delivery) -> bool:
-        instance = self.find(delivery.target, named=True)
+        why = self._why_only_here(delivery.target)
+        delivery.reason = why or delivery.reason
+        return bool(why)
+
+    def _why_only_here(self, recipient: str) -> str:
+        """Why a message that is queued for this id or name has one copy for now; "":
+        a second node will have it."""
+        instance = self.find(recipient, named=True)
         if instance is None or (instance.state == "left" and not instance.persistent):
-            return False  # what becomes of it is being decided
+            return ""  # what becomes of it is being decided
         is_local = instance.home == self._driver.core.node_id
         if is_local or instance.state not in _LIVE:
-            delivery.reason = "only here: its recipient is " + ("here too" if is_local else "away")
-            return True
-        return False
+            return "only here: its recipient is " + ("here too" if is_local else "away")
+        return ""
 
     # --- requests ---------------------------------------------------------------------
 

@@ -84,6 +84,20 @@ async def test_a_guest_lives_everywhere_whichever_node_it_speaks_to(
     assert not await c.deregister("guest")
 
 
+async def test_a_message_to_a_guest_of_this_node_says_that_it_has_one_copy(
+    nodes: list[Node], backends: list[NodeBackend]
+) -> None:
+    a, b, _ = backends
+    await register(a, "guest")
+    await listed(nodes[1], "guest")
+    here = await a.post("visitor", "guest", "Notification", 1, None)
+    (recipient,) = a.message_state(here.message_id) or ()
+    assert (recipient.state, recipient.reason) == ("queued", "only here: its recipient is here too")
+    there = await b.post("visitor", "guest", "Notification", 2, None)
+    (recipient,) = b.message_state(there.message_id) or ()
+    assert recipient.reason == "", "it is on its way"
+
+
 async def test_what_nobody_has_is_unknown(backends: list[NodeBackend]) -> None:
     backend = backends[0]
     assert not await backend.heartbeat("nobody", "healthy", None)

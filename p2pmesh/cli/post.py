@@ -2,7 +2,8 @@
 
 A TARGET that is a name is looked up first: the registry's calls know ids only.
 ``send`` and ``broadcast`` wait a moment for the message to be safe, so that what
-they print says whether a recipient's home has it or only the node spoken to.
+they print says whether a recipient's home has it or only the node spoken to.  Where
+that node has the only copy for now, it says why and nobody waits.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from p2pmesh.cli.call import Call
 from p2pmesh.cli.local import NodeClient, choose, segment
@@ -71,29 +71,26 @@ def _post(call: Call, node: NodeClient, target: str | None, payload: object) -> 
     }
     sent = node.post(f"/messages/send/{segment(source)}", body)
     message_id, delivered_to = sent["message_id"], sent["delivered_to"]
-    state = _state_when_safe(node, message_id) if delivered_to else "done"
+    state, why = _state_when_safe(node, message_id) if delivered_to else ("done", "")
     if call.settings.json:
         call.out.object({"message_id": message_id, "delivered_to": delivered_to, "state": state})
-    elif delivered_to:
-        call.out.text(f"{message_id}  {state}  to {', '.join(delivered_to)}")
     else:
-        call.out.text(f"{message_id}  {state}  to nobody: no other instance is alive")
+        to = ", ".join(delivered_to) or "nobody: no other instance is alive"
+        call.out.text(f"{message_id}  {state}  to {to}" + (f" ({why})" if why else ""))
     return 0
 
 
-def _state_when_safe(node: NodeClient, message_id: str) -> str:
-    """The state of the recipient that is least far, once none is merely queued."""
+def _state_when_safe(node: NodeClient, message_id: str) -> tuple[str, str]:
+    """The state of the recipient that is least far, and its reason, once no copy is
+    merely queued that another node will have."""
     deadline = time.monotonic() + SAFE_WITHIN
     while True:
-        state = _least(node.get(f"/v1/messages/{segment(message_id)}")["recipients"])
-        if state != "queued" or time.monotonic() > deadline:
-            return state
+        recipients = node.get(f"/v1/messages/{segment(message_id)}")["recipients"]
+        state = min((str(each["state"]) for each in recipients), key=_STATES.index, default="done")
+        reasons = [str(each.get("reason", "")) for each in recipients if each["state"] == state]
+        if state != "queued" or all(reasons) or time.monotonic() > deadline:
+            return state, next(filter(None, reasons), "")
         time.sleep(_POLL_INTERVAL)
-
-
-def _least(recipients: Sequence[dict[str, Any]]) -> str:
-    states = {str(recipient["state"]) for recipient in recipients}
-    return min(states, key=_STATES.index, default="done")
 
 
 def read_payload(text: str | None) -> object:

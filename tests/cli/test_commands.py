@@ -150,6 +150,14 @@ def test_a_message_that_stays_queued_is_reported_as_queued(
     assert p2pmesh("send", "ada")[1] == "m1  queued  to ada-1\n"
 
 
+def test_nobody_waits_for_a_second_copy_that_is_not_made(p2pmesh: Run, node: FakeNode) -> None:
+    stored(node, "done")
+    recipient = {"instance_id": "ada-1", "state": "queued", "reason": "only here: it is away"}
+    node.answers["GET /v1/messages/m1"] = (200, {"recipients": [recipient]})
+    assert p2pmesh("send", "ada")[1] == "m1  queued  to ada-1 (only here: it is away)\n"
+    assert [call for call, _ in node.seen].count("GET /v1/messages/m1") == 1
+
+
 def test_a_broadcast_is_as_far_as_its_last_recipient(p2pmesh: Run, node: FakeNode) -> None:
     stored(node, "done", to=("a", "b"))
     recipients = [{"instance_id": "a", "state": "done"}, {"instance_id": "b", "state": "stored"}]
