@@ -105,6 +105,7 @@ class Route:
     template: str  # "/messages/{id}": braces hold the name of a parameter
     handler: Handler
     body: type | None = None  # what the body must be; None: no body is read
+    query: type | None = None  # what the query must be; None: it is not read
     #: The handler is cancelled when the client goes away.  Only where nothing is
     #: half done then: a client that does not wait for the answer to a send
     #: still means it to be sent.
@@ -117,14 +118,15 @@ class Call:
 
     method: str
     path: str  # as sent, percent-encoded
-    query: str
+    raw_query: str
     authority: str | None  # of an absolute-form target
     headers: Headers
     methods: Mapping[str, Route] = field(default_factory=dict)  # of the path
     route: Route | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    query: Any = None  # of the type that the route names; so is the body
     raw_body: bytes = b""
-    body: Any = None  # of the type that the route names
+    body: Any = None
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Answer | Stream]]

@@ -26,7 +26,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate, count
 from operator import sub
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args, get_origin
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -52,7 +53,8 @@ class NotJson(ValueError):
 
 
 class WrongShape(ValueError):
-    """The body is JSON, but not of the shape that this call takes (422)."""
+    """The body is JSON, but not of the shape that this call takes (422); or the query
+    is not (400)."""
 
 
 class TooManyValues(ValueError):
@@ -172,6 +174,36 @@ def shape(value: Any, type: type[T]) -> T:
         if isinstance(error.__cause__, NotJson):
             raise error.__cause__ from None
         raise WrongShape(str(error)) from None
+
+
+def shape_query(text: str, type: Any) -> Any:
+    """A query string as a ``type``, a struct whose fields describe themselves.
+
+    A parameter may be repeated where its field is a tuple; elsewhere the last one
+    counts.  Unknown and empty ones are ignored.  Raises WrongShape.
+    """
+    given = parse_qs(text, errors="replace")
+    found: dict[str, Any] = {}
+    for name, (wanted, is_many, meaning) in _query_fields(type).items():
+        if name not in given:
+            continue
+        values = given[name]
+        try:
+            found[name] = msgspec.convert(values if is_many else values[-1], wanted, strict=False)
+        except msgspec.ValidationError:
+            said = ", ".join(values)
+            raise WrongShape(f"{name} is {meaning}, not {_clip(said)!r}") from None
+    return type(**found)
+
+
+@lru_cache
+def _query_fields(type: Any) -> dict[str, tuple[Any, bool, str]]:
+    """Name -> the field's type, whether it takes several values, what it means."""
+    described = {}
+    for each in msgspec.structs.fields(type):
+        bare, meta = get_args(each.type)
+        described[each.name] = (each.type, get_origin(bare) is tuple, meta.description)
+    return described
 
 
 def _decode_custom(type: type, value: Any) -> MessageType:

@@ -176,6 +176,15 @@ def parameters_are_text(call: Call, house: House) -> None:
     call.parameters = decoded
 
 
+def query_fits(call: Call, house: House) -> None:
+    assert call.route is not None
+    if call.route.query is not None:
+        try:
+            call.query = codec.shape_query(call.raw_query, call.route.query)
+        except codec.WrongShape as error:
+            raise Refusal(400, str(error)) from None
+
+
 def content_is_json(call: Call, house: House) -> None:
     given = call.headers.getall("Content-Type", [])
     if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0].partition(";")[0].strip()):
@@ -210,6 +219,7 @@ DOORS: Final[tuple[Door, ...]] = (
     path_is_known,  #       404
     method_is_allowed,  #   405
     parameters_are_text,  # 400
+    query_fits,  #          400
 )
 #: For calls that take a body.
 CONTENT_DOORS: Final[tuple[Door, ...]] = (

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any, Final
-from urllib.parse import parse_qs
 
 from msgspec import Meta, Struct
 
@@ -59,6 +58,17 @@ class SendBody(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.correlation_id and len(self.correlation_id.encode()) > CORRELATION_MAX:
             raise ValueError(f"correlation_id is at most {CORRELATION_MAX} bytes")
+
+
+class MessagesQuery(Struct, frozen=True):
+    limit: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAILBOX_MESSAGES_MAX,
+            description=f"how many messages at most, 1 to {MAILBOX_MESSAGES_MAX}",
+        ),
+    ] = MAILBOX_MESSAGES_MAX
 
 
 class AckBody(Struct, frozen=True):
@@ -124,7 +134,7 @@ class Registry:
             Route("POST", "/registry/heartbeat/{id}", self.heartbeat, HeartbeatBody),
             Route("DELETE", "/registry/deregister/{id}", self.deregister),
             Route("POST", "/messages/send/{source}", self.send, SendBody),
-            Route("GET", "/messages/{id}", self.messages),
+            Route("GET", "/messages/{id}", self.messages, query=MessagesQuery),
             # Two clients of one system use two paths.
             Route("POST", "/messages/ack/{id}", self.acknowledge, AckBody),
             Route("POST", "/messages/{id}/ack", self.acknowledge, AckBody),
@@ -185,7 +195,7 @@ class Registry:
         return json_answer(SentAnswer(sent.message_id, "queued", sent.delivered_to, sent.state))
 
     async def messages(self, call: Call) -> Answer:
-        instance_id, limit = call.parameters["id"], _limit(call.query)
+        instance_id, limit = call.parameters["id"], call.query.limit
         if not is_instance_id(instance_id):
             return json_answer({"messages": ()})
         texts, size = [], 0
@@ -249,13 +259,3 @@ def sender(call: Call) -> str:
         return read_instance_id(call.parameters["source"])
     except ValueError as error:
         raise Refusal(422, f"the source in the path: {error}") from None
-
-
-def _limit(query: str) -> int | None:
-    given = parse_qs(query, errors="replace").get("limit")
-    if given is None:
-        return None
-    text = given[-1]
-    if text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= MAILBOX_MESSAGES_MAX:
-        return int(text[:5])
-    raise Refusal(400, f"limit is a number from 1 to {MAILBOX_MESSAGES_MAX}")

@@ -10,11 +10,10 @@ Does not: decide anything; stream (see ``events``).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
-from urllib.parse import parse_qs
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from p2pmesh.errors import AmbiguousTarget, UnknownTarget
 from p2pmesh.http.backend import Backend
@@ -23,8 +22,6 @@ from p2pmesh.http.codec import MessageType, message_out
 from p2pmesh.http.registry import SendBody, is_instance_id, sender
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import REQUEST_TIMEOUT_MAX
-
-STATES: Final = ("alive", "suspect", "failed", "left")
 
 
 class RequestBody(SendBody, frozen=True, kw_only=True):
@@ -35,6 +32,16 @@ class RequestBody(SendBody, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(gt=0, le=REQUEST_TIMEOUT_MAX)] = 30.0
 
 
+class MembersQuery(Struct, frozen=True):
+    """Members that are in one of these states and have one of these capabilities."""
+
+    state: Annotated[
+        tuple[Literal["alive", "suspect", "failed", "left"], ...],
+        Meta(description="one of alive, suspect, failed, left"),
+    ] = ()
+    capability: Annotated[tuple[str, ...], Meta(description="a capability")] = ()
+
+
 class V1:
     def __init__(self, backend: Backend, version: str) -> None:
         self._backend = backend
@@ -43,7 +50,7 @@ class V1:
     def routes(self) -> tuple[Route, ...]:
         return (
             Route("GET", "/v1/self", self.own),
-            Route("GET", "/v1/members", self.members),
+            Route("GET", "/v1/members", self.members, query=MembersQuery),
             Route("GET", "/v1/members/{id}", self.member),
             Route("GET", "/v1/leader", self.leader),
             Route("GET", "/v1/links", self.links),
@@ -66,11 +73,8 @@ class V1:
         )
 
     async def members(self, call: Call) -> Answer:
-        query = parse_qs(call.query, errors="replace")
-        states, capabilities = query.get("state", []), query.get("capability", [])
-        for state in states:
-            if state not in STATES:
-                raise Refusal(400, f"state is one of {', '.join(STATES)}, not {state[:100]!r}")
+        query: MembersQuery = call.query
+        states, capabilities = query.state, query.capability
         return self._answer(
             members=[
                 _shown(member)

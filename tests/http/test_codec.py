@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from p2pmesh.http import codec
 from p2pmesh.http.backend import RegistryMessage
@@ -208,3 +210,51 @@ def test_the_deepest_payload_that_is_taken_is_given_back() -> None:
     message = RegistryMessage("m", "a", None, "Query", deep(124), None, 0)
     in_a_list = strict.loads(b'{"messages":[%b]}' % codec.message_out(message))
     assert in_a_list["messages"][0]["payload"] == deep(124)
+
+
+# --- queries ---------------------------------------------------------------------
+
+
+class Query(msgspec.Struct, frozen=True):
+    size: Annotated[int, Meta(ge=1, le=9, description="a size from 1 to 9")] = 3
+    color: Annotated[
+        tuple[Literal["red", "green"], ...], Meta(description="one of red, green")
+    ] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("", Query()),
+        ("size=7", Query(7)),
+        ("size=8&size=7", Query(7)),
+        ("color=red&size=1&color=green", Query(1, ("red", "green"))),
+        ("color=%72ed", Query(color=("red",))),
+        ("size=&color=&shape=round", Query()),
+    ],
+)
+def test_a_query_becomes_what_its_type_says(text: str, means: Query) -> None:
+    assert codec.shape_query(text, Query) == means
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("size=0", "size is a size from 1 to 9, not '0'"),
+        ("size=x", "size is a size from 1 to 9, not 'x'"),
+        ("size=7&size=10", "size is a size from 1 to 9, not '7, 10'"),
+        ("color=red&color=blue", "color is one of red, green, not 'red, blue'"),
+        ("color=%FF", "color is one of red, green, not '\ufffd'"),
+    ],
+)
+def test_a_query_that_does_not_fit_says_what_would(text: str, detail: str) -> None:
+    with pytest.raises(codec.WrongShape) as error:
+        codec.shape_query(text, Query)
+    assert str(error.value) == detail
+
+
+@given(st.text())
+def test_no_query_raises_anything_else(text: str) -> None:
+    for each in (text, f"size={text}", f"color={text}"):
+        with contextlib.suppress(codec.WrongShape):
+            codec.shape_query(each, Query)
