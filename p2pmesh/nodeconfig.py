@@ -7,8 +7,6 @@ line that made it; the message names the argument, the value and the fix.
 from __future__ import annotations
 
 import os
-import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from p2pmesh.datadir import Identity
 from p2pmesh.errors import ConfigError
+from p2pmesh.ids import hostname
 from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
-from p2pmesh.protocol.limits import LABELS_MAX, NAME_MAX
+from p2pmesh.protocol.limits import LABELS_MAX
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
     read_address,
@@ -85,7 +84,7 @@ def check(
     if quorum is not None and quorum < 1:
         raise ConfigError(f"quorum {quorum}: give at least 1")
     config = NodeConfig(
-        name=_read("name", read_name, name) if name is not None else _hostname(),
+        name=_read("name", read_name, name) if name is not None else hostname(),
         mesh=_read("mesh", read_name, mesh),
         instance_id=(
             _read("instance_id", read_instance_id, instance_id) if instance_id is not None else None
@@ -107,15 +106,6 @@ def check(
     )
     KeyRing(config.mesh, config.keys)  # raises for keys that do not fit each other
     return config
-
-
-def new_instance_id(name: str) -> str:
-    """``<name>-<uuid7>``: sorts by time, and nobody else has it."""
-    tail = bytearray(os.urandom(10))
-    tail[0] = tail[0] & 0x0F | 0x70  # version 7
-    tail[2] = tail[2] & 0x3F | 0x80  # the RFC's variant
-    text = ((time.time_ns() // 1_000_000) & 0xFFFF_FFFF_FFFF).to_bytes(6).hex() + tail.hex()
-    return f"{name}-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _read(argument: str, read: Callable[[str], T], value: object) -> T:
@@ -172,9 +162,3 @@ def _keys_of_environment() -> tuple[bytes, ...]:
     if os.environ.get("P2PMESH_REQUIRE_KEY") == "1":
         raise ConfigError("P2PMESH_REQUIRE_KEY=1 and there is no key; give P2PMESH_KEY, or key=…")
     return ()
-
-
-def _hostname() -> str:
-    """The host's name as far as it is fit to be shown."""
-    text = "".join(c for c in socket.gethostname() if c.isprintable())
-    return text.encode(errors="replace")[:NAME_MAX].decode(errors="ignore") or "node"

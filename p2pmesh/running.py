@@ -32,8 +32,9 @@ from p2pmesh.errors import IdentityConflict, MeshError, NotStarted
 from p2pmesh.events import EventHub
 from p2pmesh.exchange import Exchange
 from p2pmesh.handlers import Handlers
+from p2pmesh.ids import new_instance_id
 from p2pmesh.leadership import Leadership
-from p2pmesh.nodeconfig import NodeConfig, new_instance_id
+from p2pmesh.nodeconfig import NodeConfig
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.timing import MESSAGE_TTL
