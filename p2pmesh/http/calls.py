@@ -30,6 +30,7 @@ from p2pmesh.errors import (
 )
 from p2pmesh.http import codec
 from p2pmesh.http.backend import Conflict, Forbidden, Unavailable
+from p2pmesh.http.shapes import Problem
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -79,13 +80,12 @@ class Refusal(Exception):
         # Header values and paths may hold bytes that were never UTF-8.
         detail = self.detail.encode("utf-8", "replace").decode()
         if path.startswith("/v1/"):
-            problem = {
-                "type": "about:blank",
-                "title": HTTPStatus(self.status).phrase,
-                "status": self.status,
-                "detail": detail,
+            problem = Problem(
+                title=HTTPStatus(self.status).phrase,
+                status=self.status,
+                detail=detail,
                 **self.extra,
-            }
+            )
             return Answer(self.status, codec.write(problem), PROBLEM, self.headers)
         return Answer(self.status, f"{detail}\n".encode(), TEXT, self.headers)
 
@@ -98,14 +98,28 @@ class Headers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """What an answer carries that is not JSON."""
+
+    content_type: str
+    what: str  # for people
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One call of the API."""
+    """One call of the API, and what ``/openapi.json`` says of it."""
 
     method: str
     template: str  # "/messages/{id}": braces hold the name of a parameter
     handler: Handler
     body: type | None = None  # what the body must be; None: no body is read
     query: type | None = None  # what the query must be; None: it is not read
+    headers: Mapping[str, str] = field(default_factory=dict)  # that it reads: name -> what for
+    summary: str = ""
+    #: Status -> the type of its JSON, other media, or None for no body.
+    answers: Mapping[int, type | Media | None] = field(default_factory=dict)
+    #: The statuses of refusals by the handler; those of the doors go without saying.
+    refusals: tuple[int, ...] = ()
     #: The handler is cancelled when the client goes away.  Only where nothing is
     #: half done then: a client that does not wait for the answer to a send
     #: still means it to be sent.

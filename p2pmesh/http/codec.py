@@ -330,7 +330,7 @@ def is_observer(member: Member) -> bool:
     return member.kind == "node" and member.instance_id == member.node_id
 
 
-class MessageShape(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True):
     message_id: str
     source_instance: str
     target_instance: str | None
@@ -347,7 +347,7 @@ def message_out(message: RegistryMessage) -> bytes:
     a strict reader would stumble over, is replaced by null: losing it is better
     than losing the list it stands in.
     """
-    shaped = MessageShape(
+    shaped = Message(
         message.message_id,
         message.source_instance,
         message.target_instance,

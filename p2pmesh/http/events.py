@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from p2pmesh.http.backend import Backend
-from p2pmesh.http.calls import Call, Refusal, Route, Stream
+from p2pmesh.http.calls import Call, Media, Refusal, Route, Stream
 from p2pmesh.http.codec import write
 from p2pmesh.protocol.types import Event, Lost, MessageEvent
 
@@ -33,7 +33,16 @@ class Events:
         self._backend = backend
 
     def routes(self) -> tuple[Route, ...]:
-        return (Route("GET", "/v1/events", self.stream, is_abandonable=True),)
+        return (
+            Route(
+                "GET", "/v1/events", self.stream,
+                headers={"Last-Event-ID": "The last event that the reader had: go on after it."},
+                summary="What happens, as it happens.",
+                answers={200: Media("text/event-stream", "Events, each a frame with its JSON.")},
+                refusals=(400,),
+                is_abandonable=True,
+            ),
+        )  # fmt: skip
 
     async def stream(self, call: Call) -> Stream:
         after = call.headers.get("Last-Event-ID")

@@ -11,16 +11,23 @@ Does not: decide anything about instances or messages; know sockets.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
 from p2pmesh.errors import UnknownTarget
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
-from p2pmesh.http.codec import Instance, MessageType, instances_out, message_out
+from p2pmesh.http.codec import Instance, Message, MessageType, instances_out, message_out
 from p2pmesh.http.idempotency import KeyedAnswers
-from p2pmesh.protocol.limits import CORRELATION_MAX, LABELS_MAX, MAILBOX_MESSAGES_MAX
+from p2pmesh.protocol.limits import (
+    CORRELATION_MAX,
+    HOSTNAME_MAX,
+    INSTANCE_ID_MAX,
+    LABEL_MAX,
+    LABELS_MAX,
+    MAILBOX_MESSAGES_MAX,
+)
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import read_hostname, read_instance_id, read_label
 
@@ -29,13 +36,34 @@ MESSAGES_BYTES_MAX: Final = 8 * 1024 * 1024
 
 # --- bodies ------------------------------------------------------------------
 
+_PRINTABLE: Final = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"
+
+# A schema counts characters, and these are limits of bytes: ``values`` reads them.
+InstanceId: TypeAlias = Annotated[
+    str,
+    Meta(
+        description=f"1 to {INSTANCE_ID_MAX} bytes of UTF-8 without control characters",
+        extra_json_schema={"minLength": 1, "maxLength": INSTANCE_ID_MAX, "pattern": _PRINTABLE},
+    ),
+]
+_Label: TypeAlias = Annotated[
+    str,
+    Meta(
+        description=f"1 to {LABEL_MAX} bytes of UTF-8 without control characters",
+        extra_json_schema={"minLength": 1, "maxLength": LABEL_MAX, "pattern": _PRINTABLE},
+    ),
+]
+_Labels: TypeAlias = Annotated[tuple[_Label, ...], Meta(max_length=LABELS_MAX)]
+
 
 class RegisterBody(Struct, frozen=True):
-    instance_id: str
-    hostname: str
+    instance_id: InstanceId
+    hostname: Annotated[
+        str, Meta(extra_json_schema={"maxLength": HOSTNAME_MAX, "pattern": _PRINTABLE})
+    ]
     port: Annotated[int, Meta(ge=0, le=65535)]
-    capabilities: Annotated[tuple[str, ...], Meta(max_length=LABELS_MAX)]
-    agent_profiles: Annotated[tuple[str, ...], Meta(max_length=LABELS_MAX)]
+    capabilities: _Labels
+    agent_profiles: _Labels
 
     def __post_init__(self) -> None:
         read_instance_id(self.instance_id)
@@ -52,8 +80,10 @@ class HeartbeatBody(Struct, frozen=True):
 class SendBody(Struct, frozen=True, kw_only=True):
     message_type: MessageType
     payload: Any
-    target_instance: str | None = None
-    correlation_id: str | None = None
+    target_instance: Annotated[str | None, Meta(description="none: a broadcast")] = None
+    correlation_id: Annotated[
+        str | None, Meta(extra_json_schema={"maxLength": CORRELATION_MAX})
+    ] = None
 
     def __post_init__(self) -> None:
         if self.correlation_id and len(self.correlation_id.encode()) > CORRELATION_MAX:
@@ -104,6 +134,14 @@ class SentAnswer(Struct, frozen=True):
     state: str  # ours: "stored" when the recipient's home has it
 
 
+class NoTarget(Struct, frozen=True):
+    error: str
+
+
+class Messages(Struct, frozen=True):
+    messages: tuple[Message, ...]
+
+
 class Health(Struct, frozen=True):
     status: str
     version: str
@@ -129,17 +167,56 @@ class Registry:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("POST", "/registry/register", self.register, RegisterBody),
-            Route("GET", "/registry/agents", self.agents),
-            Route("POST", "/registry/heartbeat/{id}", self.heartbeat, HeartbeatBody),
-            Route("DELETE", "/registry/deregister/{id}", self.deregister),
-            Route("POST", "/messages/send/{source}", self.send, SendBody),
-            Route("GET", "/messages/{id}", self.messages, query=MessagesQuery),
+            Route(
+                "POST", "/registry/register", self.register, RegisterBody,
+                summary="Register a guest, or refresh what it says of itself.",
+                answers={200: Registered},
+                refusals=(409, 429),
+            ),
+            Route(
+                "GET", "/registry/agents", self.agents,
+                summary="All live instances of the mesh, oldest first.",
+                answers={200: Listing},
+            ),
+            Route(
+                "POST", "/registry/heartbeat/{id}", self.heartbeat, HeartbeatBody,
+                summary="A guest is alive, and how.",
+                answers={200: Acknowledged, 404: Acknowledged},
+                refusals=(429,),
+            ),
+            Route(
+                "DELETE", "/registry/deregister/{id}", self.deregister,
+                summary="A guest leaves.",
+                answers={204: None, 404: None},
+            ),
+            Route(
+                "POST", "/messages/send/{source}", self.send, SendBody,
+                headers={"Idempotency-Key": "A send that is repeated with its key is one message."},
+                summary="Send a message to one instance, or to all.",
+                answers={200: SentAnswer, 400: NoTarget},
+                refusals=(429,),
+            ),
+            Route(
+                "GET", "/messages/{id}", self.messages,
+                query=MessagesQuery,
+                summary="What an instance has not acknowledged, oldest first.",
+                answers={200: Messages},
+            ),
             # Two clients of one system use two paths.
-            Route("POST", "/messages/ack/{id}", self.acknowledge, AckBody),
-            Route("POST", "/messages/{id}/ack", self.acknowledge, AckBody),
-            Route("GET", "/health", self.health),
-        )
+            *(
+                Route(
+                    "POST", path, self.acknowledge, AckBody,
+                    summary="An instance has finished with these messages.",
+                    answers={204: None},
+                )
+                for path in ("/messages/ack/{id}", "/messages/{id}/ack")
+            ),
+            Route(
+                "GET", "/health", self.health,
+                summary="This node serves, and since when.",
+                answers={200: Health},
+            ),
+        )  # fmt: skip
 
     async def register(self, call: Call) -> Answer:
         body: RegisterBody = call.body

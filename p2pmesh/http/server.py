@@ -29,9 +29,10 @@ from p2pmesh.errors import ConfigError, MeshError
 from p2pmesh.forked import let_go
 from p2pmesh.http import bind, guard
 from p2pmesh.http.backend import Backend, Conflict, Forbidden, Unavailable
-from p2pmesh.http.calls import TEXT, Answer, Refusal, Stream, refusal_of
+from p2pmesh.http.calls import TEXT, Answer, Refusal, Route, Stream, refusal_of
 from p2pmesh.http.codec import BODY_MAX
 from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
+from p2pmesh.http.openapi import Description
 from p2pmesh.http.registry import Registry
 from p2pmesh.http.v1 import V1
 from p2pmesh.values import DEFAULT_HTTP_PORT
@@ -61,11 +62,12 @@ class RegistryServer:
     def __init__(self, backend: Backend, listener: socket.socket, names: Iterable[str]) -> None:
         self._listener = listener
         self.host, self.port = listener.getsockname()[:2]
-        routes = (
+        routes: tuple[Route, ...] = (
             *Registry(backend, __version__).routes(),
             *V1(backend, __version__).routes(),
             *Events(backend).routes(),
         )
+        routes += Description(routes, __version__).routes()
         self._house = guard.House(routes, self.port, lambda: _own_addresses(backend), names)
         self._stopping = asyncio.get_running_loop().create_future()
         self._runner = web.ServerRunner(_Server(self._serve), shutdown_timeout=STOP_TIMEOUT)

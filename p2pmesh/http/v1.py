@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from p2pmesh.errors import AmbiguousTarget, UnknownTarget
+from p2pmesh.http import shapes
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
-from p2pmesh.http.codec import MessageType, message_out
+from p2pmesh.http.codec import Message, MessageType, message_out
 from p2pmesh.http.registry import SendBody, is_instance_id, sender
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import REQUEST_TIMEOUT_MAX
@@ -28,7 +28,7 @@ class RequestBody(SendBody, frozen=True, kw_only=True):
     """A send that waits for its answer; the target may be a name."""
 
     target_instance: str
-    message_type: MessageType = MessageType("Query")
+    message_type: MessageType = field(default_factory=lambda: MessageType("Query"))
     timeout: Annotated[float, Meta(gt=0, le=REQUEST_TIMEOUT_MAX)] = 30.0
 
 
@@ -49,67 +49,111 @@ class V1:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("GET", "/v1/self", self.own),
-            Route("GET", "/v1/members", self.members, query=MembersQuery),
-            Route("GET", "/v1/members/{id}", self.member),
-            Route("GET", "/v1/leader", self.leader),
-            Route("GET", "/v1/links", self.links),
-            Route("GET", "/v1/stats", self.stats),
-            Route("GET", "/v1/messages/{id}", self.message),
-            Route("POST", "/v1/request/{source}", self.request, RequestBody, is_abandonable=True),
-        )
+            Route(
+                "GET", "/v1/self", self.own,
+                summary="This node's own agent, and what runs here.",
+                answers={200: shapes.Self},
+            ),
+            Route(
+                "GET", "/v1/members", self.members,
+                query=MembersQuery,
+                summary="Everyone this node knows of, oldest first, failed and left ones included.",
+                answers={200: shapes.Members},
+            ),
+            Route(
+                "GET", "/v1/members/{id}", self.member,
+                summary="One member, by instance id, node id or a name that only one has.",
+                answers={200: shapes.OneMember},
+                refusals=(404, 409),
+            ),
+            Route(
+                "GET", "/v1/leader", self.leader,
+                summary="Who leads, and with what authority.",
+                answers={200: shapes.Leader},
+            ),
+            Route(
+                "GET", "/v1/links", self.links,
+                summary="The links of this node.",
+                answers={200: shapes.Links},
+            ),
+            Route(
+                "GET", "/v1/stats", self.stats,
+                summary="What was counted here, drops by their reason.",
+                answers={200: shapes.Stats},
+            ),
+            Route(
+                "GET", "/v1/messages/{id}", self.message,
+                summary="Where a message is that this node accepted.",
+                answers={200: shapes.MessageStates},
+                refusals=(404,),
+            ),
+            Route(
+                "POST", "/v1/request/{source}", self.request, RequestBody,
+                summary="Ask an instance, and wait for its answer.",
+                answers={200: Message},
+                refusals=(404, 409, 429, 502, 504),
+                is_abandonable=True,
+            ),
+        )  # fmt: skip
 
     # --- the view --------------------------------------------------------------
 
     async def own(self, call: Call) -> Answer:
         backend = self._backend
-        return self._answer(
-            **_shown(backend.self_member()),
-            mesh=backend.mesh,
-            http=backend.http_url,
-            uptime=backend.uptime,
-            version=self._version,
-            durable=backend.durable,
+        return json_answer(
+            shapes.Self(
+                **self._one(backend.self_member()),
+                mesh=backend.mesh,
+                http=backend.http_url,
+                uptime=backend.uptime,
+                version=self._version,
+                durable=backend.durable,
+            )
         )
 
     async def members(self, call: Call) -> Answer:
         query: MembersQuery = call.query
         states, capabilities = query.state, query.capability
-        return self._answer(
-            members=[
-                _shown(member)
-                for member in self._backend.all_members()
-                if (not states or member.state in states)
-                and (not capabilities or set(capabilities) & set(member.capabilities))
-            ]
+        members = tuple(
+            shapes.Member(**_shown(member))
+            for member in self._backend.all_members()
+            if (not states or member.state in states)
+            and (not capabilities or set(capabilities) & set(member.capabilities))
         )
+        return json_answer(shapes.Members(**self._view(), members=members))
 
     async def member(self, call: Call) -> Answer:
-        return self._answer(**_shown(_find(call.parameters["id"], self._backend.all_members())))
+        member = _find(call.parameters["id"], self._backend.all_members())
+        return json_answer(shapes.OneMember(**self._one(member)))
 
     async def leader(self, call: Call) -> Answer:
         leader = self._backend.leader_info()
-        return self._answer(
-            token=leader.token,
-            authoritative=leader.authoritative,
-            policy=leader.policy,
-            since=leader.since,
+        return json_answer(
+            shapes.Leader(
+                **self._view(),
+                token=leader.token,
+                authoritative=leader.authoritative,
+                policy=leader.policy,
+                since=leader.since,
+            )
         )
 
     async def links(self, call: Call) -> Answer:
-        return self._answer(links=self._backend.links())
+        return json_answer(shapes.Links(**self._view(), links=self._backend.links()))
 
     async def stats(self, call: Call) -> Answer:
-        return self._answer(counters=self._backend.counters())
+        return json_answer(shapes.Stats(**self._view(), counters=self._backend.counters()))
 
-    def _answer(self, **fields: Any) -> Answer:
+    def _view(self) -> dict[str, Any]:
         leader = self._backend.leader_info()
-        common = {
+        return {
             "node_id": self._backend.node_id,
             "leader_id": leader.leader_id,
             "epoch": leader.epoch,
         }
-        return json_answer(common | fields)
+
+    def _one(self, member: Member) -> dict[str, Any]:
+        return self._view() | _shown(member)
 
     # --- messages --------------------------------------------------------------
 
@@ -118,7 +162,9 @@ class V1:
         recipients = self._backend.message_state(message_id)
         if recipients is None:
             raise Refusal(404, "this node did not accept a message of that id, or forgot it")
-        return self._answer(message_id=message_id, recipients=recipients)
+        return json_answer(
+            shapes.MessageStates(**self._view(), message_id=message_id, recipients=recipients)
+        )
 
     async def request(self, call: Call) -> Answer:
         source, body = sender(call), call.body
@@ -137,16 +183,12 @@ class V1:
 
 # --- members -----------------------------------------------------------------
 
-# The registry's compatible list has these, in its own encodings.
-_NOT_SHOWN: Final = {"hostname", "port", "created_at"}
-_SHOWN: Final = tuple(
-    name for name in (each.name for each in msgspec.structs.fields(Member))
-    if name not in _NOT_SHOWN
-)  # fmt: skip
-
 
 def _shown(member: Member) -> dict[str, Any]:
     return {name: getattr(member, name) for name in _SHOWN}
+
+
+_SHOWN: Final = shapes.Member.__struct_fields__
 
 
 def _find(wanted: str, members: tuple[Member, ...]) -> Member:
