@@ -138,8 +138,7 @@ class NodeBackend:
         self, instance_id: str, *, limit: int | None = None
     ) -> tuple[RegistryMessage, ...]:
         ended = await self._running.exchange.call(self._running.core.read, instance_id, limit)
-        if ended.status == "unavailable":
-            raise Unavailable(instance_id)
+        _raise_for(ended.status, instance_id)
         read = zip(ended.messages, ended.vias, strict=True)
         opened = [(envelope, self._open(envelope, via)) for envelope, via in read]
         poison = tuple(envelope.message_id for envelope, message in opened if message is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from tests.http.contract import (
     Contract,
     Doors,
     all_list,
+    assert_refused,
     awaited,
     eventually,
     instances,
@@ -86,3 +88,26 @@ def test_a_guest_whose_home_is_killed_is_adopted_with_what_waits_for_it(home: Pa
         assert after["node_id"] != before["node_id"]
         (message,) = awaited(a, me)
         assert message["message_id"] == sent["message_id"]
+
+
+def test_what_only_a_home_knows_is_503_while_it_does_not_answer(home: Path) -> None:
+    with (
+        running(home, 2) as (asked, silent),
+        Connection(address(asked)) as a,
+        Connection(address(silent)) as b,
+    ):
+        me = register(b)
+        all_list([a], me)
+        silent.signal(signal.SIGSTOP)
+        try:
+            for request in (
+                get(f"/messages/{me}"),
+                get(f"/registry/deregister/{me}", method="DELETE"),
+            ):
+                reply = a.ask(request)
+                assert_refused(reply, 503)
+                assert f"the home of '{me}' does not answer".encode() in reply.body
+                assert int(reply.headers["retry-after"]) > 0
+        finally:
+            silent.signal(signal.SIGCONT)
+        eventually(lambda: a.ask(get(f"/messages/{me}")).status == 200, "still silent")
