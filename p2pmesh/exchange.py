@@ -255,7 +255,7 @@ class Exchange:
             raise ConfigError(f"type {type!r:.80}: at most {TYPE_MAX} bytes are carried")
         if correlation_id is not None and _size("correlation_id", correlation_id) > CORRELATION_MAX:
             raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} bytes are carried")
-        if not lasts > 0:
+        if isinstance(lasts, bool) or not isinstance(lasts, int | float) or not lasts > 0:
             raise ConfigError(f"{what} {lasts!r}: give seconds above 0")
 
 

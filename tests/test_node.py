@@ -593,6 +593,10 @@ async def test_a_broadcast_must_be_what_everyone_can_read(pair: tuple[Node, Node
         ({"target": "\ud800"}, "target .* not a text"),
         ({"target": "b", "correlation_id": "\ud800"}, "correlation_id .* not a text"),
         ({"target": "b", "ttl": 0}, "ttl 0"),
+        ({"target": "b", "ttl": "60"}, "ttl '60'"),
+        ({"target": "b", "ttl": None}, "ttl None"),
+        ({"target": "b", "ttl": True}, "ttl True"),
+        ({"target": "b", "ttl": float("nan")}, "ttl nan"),
         ({"target": "b", "correlation_id": "x" * 257}, "correlation_id"),
     ],
 )
@@ -603,6 +607,14 @@ async def test_a_send_with_a_mistake_is_refused_at_once(
     await meet(node)
     with pytest.raises(ConfigError, match=message):
         node.send_nowait(payload=1, **arguments)
+
+
+async def test_a_timeout_that_is_no_time_is_refused_at_once(make: Make, meet: Meet) -> None:
+    node = make("a")
+    await meet(node)
+    for timeout in (0, "soon", None):
+        with pytest.raises(ConfigError, match=f"timeout {timeout!r}: give seconds"):
+            await node.request("b", 1, timeout=timeout)  # type: ignore[arg-type]
 
 
 # --- looking on ---------------------------------------------------------------------------
