@@ -2,7 +2,8 @@
 
 ``auto`` is 127.0.0.1 and the default port, or any free port where that is taken:
 several agents on one machine is the normal case.  ``HOST:PORT`` is meant
-literally.  Until the API asks for a token, only loopback addresses are allowed.
+literally.  What others than this machine can reach has to be guarded by a token,
+or be open on purpose.
 
 Does not: open sockets; whoever starts the server passes how to listen.
 """
@@ -15,8 +16,11 @@ from p2pmesh.errors import ConfigError
 from p2pmesh.values import read_http
 
 
-def address(setting: str) -> tuple[str, int | None]:
-    """The IP address and the port, None: the default one or any.  Raises ConfigError."""
+def address(setting: str, *, may_be_wide: bool) -> tuple[str, int | None]:
+    """The IP address and the port, None: the default one or any.  Raises ConfigError.
+
+    ``may_be_wide``: beyond loopback, because a token is asked for or nobody minds.
+    """
     try:
         setting = read_http(setting)
     except ValueError as error:
@@ -24,19 +28,24 @@ def address(setting: str) -> tuple[str, int | None]:
     if setting == "auto":
         return "127.0.0.1", None
     host, _, port = setting.rpartition(":")
-    return _loopback(setting, host.strip("[]")), int(port)
-
-
-def _loopback(setting: str, host: str) -> str:
-    if host == "localhost":
-        return "127.0.0.1"
+    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
     try:
-        if ipaddress.ip_address(host).is_loopback:
-            return host
-    except ValueError:
-        pass  # a name: who knows where it points to tomorrow
-    port = setting.rpartition(":")[2]
-    raise ConfigError(
-        f"--http {setting}: only a loopback address can be bound, since the HTTP API has no "
-        f"token yet; give 127.0.0.1:{port}"
-    )
+        is_wide = not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: who knows where it points to tomorrow
+        raise ConfigError(
+            f"--http {setting}: give an IP address of this machine, not a name"
+        ) from None
+    if is_wide and not may_be_wide:
+        raise ConfigError(
+            f"--http {setting}: whoever reaches that address could use and command this node; "
+            "give a token (P2PMESH_HTTP_TOKEN or --http-token-file FILE), or --http-open "
+            f"if that is meant, or 127.0.0.1:{port}"
+        )
+    return host, int(port)
+
+
+def reachable(host: str) -> str:
+    """An address at which this machine reaches what is bound to ``host``."""
+    if ipaddress.ip_address(host).is_unspecified:
+        return "::1" if ":" in host else "127.0.0.1"
+    return host

@@ -31,6 +31,7 @@ from p2pmesh.errors import (
 from p2pmesh.http import codec
 from p2pmesh.http.backend import Conflict, Forbidden, Unavailable
 from p2pmesh.http.shapes import Problem
+from p2pmesh.http.tokens import Scope
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -124,6 +125,14 @@ class Route:
     #: half done then: a client that does not wait for the answer to a send
     #: still means it to be sent.
     is_abandonable: bool = False
+    #: What a token must be good for; None: read for a GET, write for anything else.
+    scope: Scope | None = None
+
+    @property
+    def needs(self) -> Scope:
+        if self.scope is not None:
+            return self.scope
+        return Scope.READ if self.method == "GET" else Scope.WRITE
 
 
 @dataclass(slots=True)
@@ -135,6 +144,8 @@ class Call:
     raw_query: str
     authority: str | None  # of an absolute-form target
     headers: Headers
+    local: str = ""  # the address of ours that it came to
+    scope: Scope = Scope.ADMIN  # of its token; where none is asked for, of everybody
     methods: Mapping[str, Route] = field(default_factory=dict)  # of the path
     route: Route | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)

@@ -2,13 +2,13 @@
 
 ``DOORS`` is the list to review: each door looks at one thing, fills in what it
 found, or refuses with its status.  After the last one the server reads the body,
-which has three doors of its own (``read_body``): size as it arrives, syntax,
-shape.  The token will be checked between origin and path.
+which has three doors of its own: size as it arrives, syntax, shape.
 
 Why host and origin come first: a page on any site can make a browser send
 requests to 127.0.0.1.  A name that resolves to us (DNS rebinding) shows in
 ``Host``; another site's script shows in ``Origin`` and ``Sec-Fetch-Site``.
-Both are refused whatever the method and before anything else is looked at.
+Both are refused whatever the method and before anything else is looked at.  Who
+has no token learns no more than that one is needed.
 
 Does not: read from a socket, know what calls exist (they come as routes), or
 import aiohttp.
@@ -26,6 +26,7 @@ from urllib.parse import unquote_to_bytes
 
 from p2pmesh.http import codec
 from p2pmesh.http.calls import Call, Headers, Refusal, Route
+from p2pmesh.http.tokens import Tokens
 
 # --- what the doors hold requests against ------------------------------------
 
@@ -51,10 +52,11 @@ class _Path:
 
 
 class House:
-    """Our names and our calls.
+    """Our names, our calls and whom we let in.
 
     ``port`` is the bound one; ``addresses`` yields the node's own addresses, which
     may change while it runs; ``names`` are further names that the user gave it.
+    Without ``tokens`` everybody may ask for everything.
     """
 
     HOSTS_REMEMBERED_MAX: Final = 64
@@ -65,8 +67,10 @@ class House:
         port: int,
         addresses: Callable[[], Iterable[str]],
         names: Iterable[str] = (),
+        tokens: Tokens | None = None,
     ) -> None:
         self.port = port
+        self.tokens = tokens or Tokens()
         self._addresses = addresses
         hostname = socket.gethostname().lower()
         short = hostname.partition(".")[0]
@@ -75,27 +79,29 @@ class House:
         self._ours: set[str] = set()  # Host values seen and found to be ours
         self._paths = _table(routes)
 
-    def is_ours(self, authority: str) -> bool:
-        """Whether ``host``, ``host:port`` or ``[v6]:port`` is this server."""
+    def is_ours(self, authority: str, local: str = "") -> bool:
+        """Whether ``host``, ``host:port`` or ``[v6]:port`` is this server; ``local``
+        is the address that the request came to, which surely is."""
         if authority in self._ours:
             return True
         match = _AUTHORITY.fullmatch(authority)
         if match is None or int(match["port"] or self.port) != self.port:
             return False
-        if not self._is_own_host(match["host"].strip("[]").lower().removesuffix(".")):
+        if not self._is_own_host(match["host"].strip("[]").lower().removesuffix("."), local):
             return False
         if len(self._ours) < self.HOSTS_REMEMBERED_MAX:
             self._ours.add(authority)
         return True
 
-    def _is_own_host(self, host: str) -> bool:
+    def _is_own_host(self, host: str, local: str) -> bool:
         if host in self._names:
             return True
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
             return False
-        return address.is_loopback or address in map(ipaddress.ip_address, self._addresses())
+        own = filter(None, (local, *self._addresses()))
+        return address.is_loopback or address in map(ipaddress.ip_address, own)
 
     def find(self, path: str) -> tuple[_Path, dict[str, str]] | None:
         """The routes of a path and its raw parameters; a literal segment beats a
@@ -132,7 +138,7 @@ def host_is_ours(call: Call, house: House) -> None:
     if len(hosts) != 1:
         raise Refusal(421, "exactly one Host header is needed")
     for authority in filter(None, (hosts[0].strip(), call.authority)):
-        if not house.is_ours(authority):
+        if not house.is_ours(authority, call.local):
             raise Refusal(421, f"this server is not {authority[:100]!r}; use one of its own names")
     if not hosts[0].strip():
         raise Refusal(421, "the Host header is empty")
@@ -143,10 +149,35 @@ def origin_is_ours(call: Call, house: House) -> None:
         raise Refusal(403, "requests from other sites are refused")
     for origin in call.headers.getall("Origin", []):
         scheme, _, authority = origin.partition("://")
-        is_same_host = authority == call.headers.get("Host")
-        has_port = authority.endswith(f":{house.port}")
-        if scheme != "http" or not (is_same_host or (has_port and house.is_ours(authority))):
+        is_ours = authority == call.headers.get("Host") or (
+            authority.endswith(f":{house.port}") and house.is_ours(authority, call.local)
+        )
+        if scheme != "http" or not is_ours:
             raise Refusal(403, f"requests from the origin {origin[:100]!r} are refused")
+
+
+def token_is_known(call: Call, house: House) -> None:
+    if not house.tokens:
+        return
+    given = call.headers.getall("Authorization", [])
+    if not given:
+        raise _unauthorized("this node asks for a token: send 'Authorization: Bearer TOKEN'")
+    scheme, _, token = given[0].partition(" ")
+    scope = house.tokens.scope_of(token.strip())
+    if scope is None or scheme.lower() != "bearer" or len(given) > 1:
+        raise _unauthorized("this node knows no such token", error="invalid_token")
+    call.scope = scope
+
+
+def _unauthorized(detail: str, **attributes: str) -> Refusal:
+    return Refusal(401, detail, headers=_challenge(**attributes))
+
+
+def _challenge(**attributes: str) -> dict[str, str]:
+    """RFC 6750, section 3."""
+    shown = {"realm": "p2pmesh"} | attributes
+    words = ", ".join(f'{name}="{value}"' for name, value in shown.items())
+    return {"WWW-Authenticate": f"Bearer {words}"}
 
 
 def path_is_known(call: Call, house: House) -> None:
@@ -163,6 +194,15 @@ def method_is_allowed(call: Call, house: House) -> None:
         also = {"HEAD"} if "GET" in call.methods else set()
         allow = ", ".join(sorted(also.union(call.methods)))
         raise Refusal(405, f"this path takes {allow}", headers={"Allow": allow})
+
+
+def scope_suffices(call: Call, house: House) -> None:
+    assert call.route is not None
+    needs = call.route.needs
+    if call.scope < needs:
+        detail = f"this call needs a token of scope {needs}, and yours is of scope {call.scope}"
+        challenge = _challenge(error="insufficient_scope", scope=str(needs))
+        raise Refusal(403, detail, headers=challenge)
 
 
 def parameters_are_text(call: Call, house: House) -> None:
@@ -216,8 +256,10 @@ Door: TypeAlias = Callable[[Call, House], None]
 DOORS: Final[tuple[Door, ...]] = (
     host_is_ours,  #        421
     origin_is_ours,  #      403
+    token_is_known,  #      401
     path_is_known,  #       404
     method_is_allowed,  #   405
+    scope_suffices,  #      403
     parameters_are_text,  # 400
     query_fits,  #          400
 )
@@ -229,10 +271,11 @@ CONTENT_DOORS: Final[tuple[Door, ...]] = (
 )
 
 
-def admit(method: str, target: str, headers: Headers, house: House) -> Call:
-    """A call with its route and parameters.  Raises Refusal."""
+def admit(method: str, target: str, headers: Headers, house: House, local: str = "") -> Call:
+    """A call with its route and parameters; ``local`` is the address that it came to.
+    Raises Refusal."""
     authority, path, query = split_target(target)
-    call = Call(method, path, query, authority, headers)
+    call = Call(method, path, query, authority, headers, local)
     for door in DOORS:
         door(call, house)
     assert call.route is not None

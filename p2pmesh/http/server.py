@@ -34,6 +34,7 @@ from p2pmesh.http.codec import BODY_MAX
 from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
 from p2pmesh.http.openapi import Description
 from p2pmesh.http.registry import Registry
+from p2pmesh.http.tokens import Tokens
 from p2pmesh.http.v1 import V1
 from p2pmesh.values import DEFAULT_HTTP_PORT
 
@@ -59,7 +60,13 @@ _log = logging.getLogger(__name__)
 class RegistryServer:
     """Serves one node.  Made by :meth:`start`."""
 
-    def __init__(self, backend: Backend, listener: socket.socket, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        listener: socket.socket,
+        names: Iterable[str],
+        tokens: Tokens | None,
+    ) -> None:
         self._listener = listener
         self.host, self.port = listener.getsockname()[:2]
         routes: tuple[Route, ...] = (
@@ -68,35 +75,44 @@ class RegistryServer:
             *Events(backend).routes(),
         )
         routes += Description(routes, __version__).routes()
-        self._house = guard.House(routes, self.port, lambda: _own_addresses(backend), names)
+        self._house = guard.House(routes, self.port, lambda: _own_addresses(backend), names, tokens)
         self._stopping = asyncio.get_running_loop().create_future()
         self._runner = web.ServerRunner(_Server(self._serve), shutdown_timeout=STOP_TIMEOUT)
 
     @classmethod
     async def start(
-        cls, backend: Backend, http: str, *, listen: Listen, names: Iterable[str] = ()
+        cls,
+        backend: Backend,
+        http: str,
+        *,
+        listen: Listen,
+        names: Iterable[str] = (),
+        tokens: Tokens | None = None,
+        is_open: bool = False,
     ) -> RegistryServer:
         """Listens and serves.
 
         ``http`` is ``auto`` or ``HOST:PORT``; ``names`` are further host names by
-        which clients may call this server.  Raises ConfigError: the address
-        cannot be bound, or not yet.
+        which clients may call this server; ``tokens`` are asked for, if there are
+        any; ``is_open``: it is meant that nobody is asked, wherever it listens.
+        Raises ConfigError: the address cannot be bound, or must not be.
         """
-        host, port = bind.address(http)
+        host, port = bind.address(http, may_be_wide=is_open or bool(tokens))
         try:
             # In a thread: to name who has a taken port is to read many small files.
             (listener,) = await asyncio.to_thread(listen, (host,), port, DEFAULT_HTTP_PORT)
         except ConfigError as error:
             raise ConfigError(f"--http {http}: {error}") from None
-        self = cls(backend, listener, names)
+        self = cls(backend, listener, names, tokens)
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
         return self
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        """As this machine reaches it."""
+        host = bind.reachable(self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def stop(self) -> None:
         """Ends streams, lets running calls end, and closes everything."""
@@ -132,7 +148,8 @@ class RegistryServer:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> Answer | Stream:
-        call = guard.admit(request.method, request.raw_path, request.headers, self._house)
+        local = _connection(request).local
+        call = guard.admit(request.method, request.raw_path, request.headers, self._house, local)
         route = call.route
         assert route is not None
         if route.body is not None:
@@ -237,13 +254,18 @@ class _Connection(RequestHandler):
     """A client's connection: says what is no HTTP in our words, and cancels a
     handler that is only worth its answer when the client goes away."""
 
-    __slots__ = ("abandonable", "body", "is_broken")
+    __slots__ = ("abandonable", "body", "is_broken", "local")
 
     def __init__(self, server: web.Server) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **_CONNECTION)
         self.abandonable: asyncio.Task[Any] | None = None
         self.body: StreamReader | None = None  # that a handler is reading
         self.is_broken = False
+        self.local = ""  # the address of ours that the client came to
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.local = transport.get_extra_info("sockname", ("",))[0]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -53,16 +53,18 @@ class Served:
 
 
 @contextmanager
-def serve(nodes: int = 1, http: str = "127.0.0.1:0") -> Iterator[Served]:
+def serve(nodes: int = 1, http: str = "127.0.0.1:0", **settings: Any) -> Iterator[Served]:
+    """``settings`` are more arguments of ``RegistryServer.start``."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     served = Served(MemoryMesh(nodes), loop)
     try:
         for node in served.mesh.nodes:
-            served.servers.append(
-                served.wait(RegistryServer.start(node, http, listen=listen, names=["my.mesh"]))
+            starting = RegistryServer.start(
+                node, http, listen=listen, names=["my.mesh"], **settings
             )
+            served.servers.append(served.wait(starting))
         yield served
     finally:
         for server in served.servers:

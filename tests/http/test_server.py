@@ -47,28 +47,32 @@ def taken() -> Iterator[int]:
     ],
 )
 def test_a_loopback_address_can_be_bound(setting: str, address: tuple[str, int | None]) -> None:
-    assert bind.address(setting) == address
+    for may_be_wide in (False, True):
+        assert bind.address(setting, may_be_wide=may_be_wide) == address
 
 
 @pytest.mark.parametrize(
     "setting",
-    ["0.0.0.0:8077", "[::]:8077", "192.0.2.1:80", "example.net:80", "10.0.0.1:0", "[2001:db8::1]:1",
+    ["0.0.0.0:8077", "[::]:8077", "192.0.2.1:80", "10.0.0.1:0", "[2001:db8::1]:1",
      "[::ffff:192.0.2.1]:80"],
 )  # fmt: skip
-def test_a_wider_bind_is_refused_until_there_is_a_token(setting: str) -> None:
+def test_a_wider_bind_needs_a_token_or_the_word_that_it_is_open(setting: str) -> None:
     with pytest.raises(ConfigError) as error:
-        bind.address(setting)
-    assert str(error.value).startswith(f"--http {setting}: only a loopback address")
-    assert "token" in str(error.value)
-    assert "give 127.0.0.1:" in str(error.value)
+        bind.address(setting, may_be_wide=False)
+    assert str(error.value).startswith(f"--http {setting}: whoever reaches that address")
+    for fix in ("P2PMESH_HTTP_TOKEN", "--http-token-file", "--http-open", "127.0.0.1:"):
+        assert fix in str(error.value)
+    host, port = bind.address(setting, may_be_wide=True)
+    assert f"{host}:{port}" == setting.replace("[", "").replace("]", "")
 
 
 @pytest.mark.parametrize(
-    "setting", ["", "8077", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "::1"]
+    "setting",
+    ["", "8077", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "::1", "example.net:80"],
 )
 def test_an_address_that_is_none_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match="--http"):
-        bind.address(setting)
+        bind.address(setting, may_be_wide=True)
 
 
 def test_auto_takes_the_default_port_when_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
