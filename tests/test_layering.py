@@ -45,7 +45,7 @@ PROTOCOL: Final = {
         {"directory", "envelopes", "window"},
         {"ways", "streams"},
         {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"},
-        {"home", "targets", "tracking"},
+        {"home", "places", "targets", "tracking"},
         {"casting", "guestdesk"},
         {"sending"},
         {"postoffice"},

@@ -1,6 +1,6 @@
 """The registry's calls: answered here, or by the home of the instance.
 
-Where an instance is decides (``_place``), for a caller here as for a peer's Call:
+Where an instance is decides (``places``), for a caller here as for a peer's Call:
 
     place     register          heartbeat       deregister    read        acknowledge
     MINE      refreshed         revives         leaves        its mail    done
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from enum import Enum
 from typing import Final, NamedTuple
 
 import msgspec
@@ -41,28 +40,13 @@ from p2pmesh.protocol.calls import (
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
+from p2pmesh.protocol.places import Place, Places, Where
 from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.stamps import joining_stamp
 from p2pmesh.protocol.types import CallEnded, Envelope, GuestEntry, Instant, NodeId, State
 from p2pmesh.protocol.ways import Announce, Ways
 
 _ASKED_HOMES_MAX: Final = 2
-
-
-class Place(Enum):
-    """Where an instance is, to a registry call."""
-
-    MINE = "mine"  # a guest of this home
-    AGENT = "agent"  # a live node's own
-    REMOTE = "remote"  # a guest of another live home
-    ORPHAN = "orphan"  # a guest whose home is gone
-    NOWHERE = "nowhere"
-
-
-class _Where(NamedTuple):
-    place: Place
-    home: NodeId | None = None
-    entry: GuestEntry | None = None  # the highest known
 
 
 _STATUSES: Final = frozenset({"ok", "unknown", "conflict", "forbidden", "full", "unavailable"})
@@ -93,6 +77,8 @@ class GuestDesk:
         entropy: Callable[[int], bytes],
     ) -> None:
         self.guests = Guests(directory.me)
+        agent = home.mailboxes.agent
+        self._places = Places(directory, self.guests, agent.instance_id if agent else None)
         self._responded: list[Responded] = []
         self._directory = directory
         self._ways = ways
@@ -122,7 +108,7 @@ class GuestDesk:
 
         ``take_responded`` tells the outcome.  False: there is no such home.
         """
-        where = self._where(response.source)
+        where = self._places.find(response.source)
         if where.place is not Place.REMOTE:
             return False
         self._go(at, Forwarded(0, "respond", response.source, response))
@@ -135,28 +121,9 @@ class GuestDesk:
         responded, self._responded = self._responded, []
         return responded
 
-    def _where(self, instance_id: str) -> _Where:
-        agent = self._home.mailboxes.agent
-        if agent is not None and agent.instance_id == instance_id:
-            return _Where(Place.AGENT, self._ways.me)
-        instance = self._directory.instance(instance_id)
-        if is_live(instance) and instance.kind == "node":
-            return _Where(Place.AGENT, instance.home)
-        guest = self.guests.get(instance_id)
-        if guest is not None:
-            return _Where(Place.MINE, self._ways.me, guest.entry)
-        entry = self._directory.entry(instance_id)
-        if entry is None or entry.state is State.LEFT:
-            return _Where(Place.NOWHERE, None, entry)
-        if self._directory.node_life(entry.home) != entry.home_life:
-            return _Where(Place.ORPHAN, None, entry)
-        if entry.home == self._ways.me:  # it just left
-            return _Where(Place.NOWHERE, None, entry)
-        return _Where(Place.REMOTE, entry.home, entry)
-
     def _go(self, at: Instant, call: Forwarded) -> None:
         """To the home, or an outcome at once."""
-        where = self._where(call.instance_id)
+        where = self._places.find(call.instance_id)
         is_remote = where.place is Place.REMOTE or (
             where.place is Place.AGENT
             and where.home != self._ways.me
@@ -168,7 +135,7 @@ class GuestDesk:
         elif where.home is not None and not self._forwarding.forward(at, call, where.home):
             self._end(call, _Outcome("unavailable"))
 
-    def _perform(self, at: Instant, where: _Where, instance_id: str, body: Body) -> _Outcome:
+    def _perform(self, at: Instant, where: Where, instance_id: str, body: Body) -> _Outcome:
         """Answer here; whoever should have, did not."""
         match body:
             case wire.RegisterBody():
@@ -196,7 +163,7 @@ class GuestDesk:
     # --- answered here ----------------------------------------------------------------
 
     def _register(
-        self, at: Instant, where: _Where, instance_id: str, body: wire.RegisterBody
+        self, at: Instant, where: Where, instance_id: str, body: wire.RegisterBody
     ) -> _Outcome:
         life = self._directory.my_life()
         if where.place is Place.AGENT:
@@ -217,7 +184,7 @@ class GuestDesk:
         return _Outcome("ok")
 
     def _heartbeat(
-        self, at: Instant, where: _Where, instance_id: str, body: wire.HeartbeatBody
+        self, at: Instant, where: Where, instance_id: str, body: wire.HeartbeatBody
     ) -> _Outcome:
         if where.place is Place.AGENT:
             return _Outcome("ok")
@@ -245,7 +212,7 @@ class GuestDesk:
         self._home.mailboxes.open(instance_id)
         return None
 
-    def _deregister(self, at: Instant, where: _Where, instance_id: str) -> _Outcome:
+    def _deregister(self, at: Instant, where: Where, instance_id: str) -> _Outcome:
         match where.place:
             case Place.AGENT:
                 return _Outcome("forbidden")
@@ -262,7 +229,7 @@ class GuestDesk:
         self._home.close(instance_id)
         return _Outcome("ok")
 
-    def _read(self, where: _Where, instance_id: str, body: wire.ReadBody) -> _Outcome:
+    def _read(self, where: Where, instance_id: str, body: wire.ReadBody) -> _Outcome:
         box = self._home.mailboxes.get(instance_id)
         if box is None or where.home != self._ways.me:
             is_elsewhere = where.place in (Place.REMOTE, Place.AGENT)
@@ -277,7 +244,7 @@ class GuestDesk:
         )
 
     def _acknowledge(
-        self, at: Instant, where: _Where, instance_id: str, body: wire.AckBody
+        self, at: Instant, where: Where, instance_id: str, body: wire.AckBody
     ) -> _Outcome:
         if where.home == self._ways.me:
             self._home.acknowledge(instance_id, body.message_ids)
@@ -324,7 +291,7 @@ class GuestDesk:
         if isinstance(body, str):
             self._counters["call_malformed"] += 1
             return
-        where = self._where(message.instance_id)
+        where = self._places.find(message.instance_id)
         is_elsewhere = where.place in (Place.REMOTE, Place.ORPHAN) or (
             where.place is Place.NOWHERE and message.operation == "register"
         )
@@ -371,5 +338,5 @@ class GuestDesk:
         for call in self._forwarding.mute(at):
             self._go(at, call)
         for instance_id, message_ids in self._acks.due(at):
-            if self._where(instance_id).home is not None:
+            if self._places.find(instance_id).home is not None:
                 self._go(at, Forwarded(0, "ack", instance_id, wire.AckBody(message_ids)))
