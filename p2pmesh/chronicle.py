@@ -70,6 +70,12 @@ class Chronicle:
             mesh,
         )
 
+    def http_is_open(self) -> None:
+        log.warning(
+            "HTTP is open beyond this machine: whoever reaches its address can register, read "
+            "and send; give a token to close it"
+        )
+
     def alone(
         self, tried: tuple[str, ...], addresses: tuple[str, ...], *, mdns: bool, others: int
     ) -> None:

@@ -5,8 +5,8 @@ its text is read and which commands take it.  Flags, environment names, TOML key
 ``--help`` and docs/configuration.md all derive from it, so they cannot disagree.
 ``resolve`` fills it: flags > ``P2PMESH_<FLAG>`` > the TOML file > defaults.
 
-Does not: read secrets into the table (``mesh_keys`` reads them, and no error
-quotes one), open sockets, or import anything that a one-shot command need not load.
+Does not: read secrets (``credentials`` does), open sockets, or import anything that a
+one-shot command need not load.
 
 Invariant: whatever the source, a value goes through the same ``read`` function,
 and what it refuses becomes one line naming the option, the value and the fix.
@@ -23,7 +23,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from p2pmesh.errors import ConfigError
-from p2pmesh.protocol.keys import parse_keys
 from p2pmesh.protocol.limits import KEYS_MAX, LABELS_MAX
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
@@ -32,6 +31,7 @@ from p2pmesh.values import (
     read_address,
     read_choice,
     read_count,
+    read_host,
     read_http,
     read_instance_id,
     read_label,
@@ -175,6 +175,18 @@ class Settings:
         "http", "address of the HTTP API: HOST:PORT, or off", "run",
         metavar="HOST:PORT", read=read_http, default="auto",
         shown=f"127.0.0.1:{DEFAULT_HTTP_PORT}, or any free port",
+    )  # fmt: skip
+    http_host: tuple[str, ...] = _setting(
+        "http-host", "a further name by which HTTP clients know this machine (may repeat)", "run",
+        metavar="NAME", read=read_host, many=True,
+    )  # fmt: skip
+    http_open: bool = _setting(
+        "http-open", "ask no HTTP client for a token, even beyond loopback", "run"
+    )
+    http_token_file: str | None = _setting(
+        "http-token-file", "file with HTTP tokens, a line each: read|write|admin TOKEN",
+        "run", CLIENT,
+        metavar="FILE", read=read_path,
     )  # fmt: skip
 
     # run: what it keeps, and who may join
@@ -324,7 +336,7 @@ class _File:
         named = config or environ.get("P2PMESH_CONFIG")
         path = Path(read_path(named)) if named else default_config_path(environ)
         try:
-            text = _read_file(path)
+            text = read_file(path)
         except FileNotFoundError:
             if named is None:
                 return cls(None, "", {})
@@ -377,7 +389,8 @@ class _File:
 
 def _unknown_key(key: str, known: set[str]) -> str:
     if key in ("key", "http-token"):
-        return f"{key!r} is a secret and has no place here; give key-file, or P2PMESH_KEY"
+        variable = "P2PMESH_KEY" if key == "key" else "P2PMESH_HTTP_TOKEN"
+        return f"{key!r} is a secret and has no place here; give {key}-file, or {variable}"
     from difflib import get_close_matches
 
     near = get_close_matches(key.replace("_", "-"), known, 1)
@@ -414,45 +427,7 @@ def data_dirs_of(mesh: str, name: str, environ: Mapping[str, str]) -> Iterator[P
     return (base / f"{quote(name, safe=' ')}.{number}" for number in range(DATA_DIRS_MAX))
 
 
-def mesh_keys(settings: Settings, environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """The mesh keys, first the one to offer; empty: open mode.
-
-    From ``P2PMESH_KEY`` or the file that ``--key-file`` names: a flag beats the
-    environment, the variable with the key itself beats the one with a file.
-    Raises ConfigError, which never quotes a key.
-    """
-    text, where = environ.get("P2PMESH_KEY", ""), "P2PMESH_KEY"
-    path = settings.key_file
-    if path and (not text or settings.origin["key_file"] == OPTIONS["key_file"].flag):
-        where = f"--key-file {path!r}"
-        text = _secret_text(path, where)
-    elif not text:
-        if settings.require_key:
-            raise ConfigError(
-                f"{settings.origin['require_key']}: there is no key; give P2PMESH_KEY "
-                "or --key-file FILE ('p2pmesh keygen' makes one)"
-            )
-        return ()
-    try:
-        return parse_keys(text)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _secret_text(path: str, where: str) -> str:
-    try:
-        return _read_file(Path(path))
-    except FileNotFoundError:
-        raise ConfigError(f"{where}: no such file; 'p2pmesh keygen' makes a key") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where}: not a text file") from None
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _read_file(path: Path) -> str:
+def read_file(path: Path) -> str:
     """The text of a small file.  Raises OSError, UnicodeDecodeError, ValueError."""
     with path.open("rb") as file:
         content = file.read(_FILE_MAX + 1)

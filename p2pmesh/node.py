@@ -18,6 +18,7 @@ from p2pmesh.delivery import Broadcast, Delivery
 from p2pmesh.errors import ConfigError, NotStarted, RequestTimeout
 from p2pmesh.events import EventHub, EventReader
 from p2pmesh.handlers import Handler, Handlers
+from p2pmesh.http.tokens import Given
 from p2pmesh.leadership import Leadership
 from p2pmesh.messages import AgentMessage
 from p2pmesh.nodeconfig import DataHome, Keys, check
@@ -64,6 +65,9 @@ class Node:
         port: int | None = None,
         bind: Iterable[str] = (),
         http: str | None = "auto",
+        http_token: Given | None = None,
+        http_open: bool = False,
+        http_hosts: Iterable[str] = (),
         data_dir: DataHome = None,
         key: Keys = None,
         agent: bool = True,
@@ -80,6 +84,11 @@ class Node:
         ``port``: of links; None: 8078 if it is free, else any; 0: any.
         ``bind``: own addresses to use instead of those of the LAN.
         ``http``: "auto" (127.0.0.1:8077 if free, else any port), "host:port", None.
+        ``http_token``: what HTTP clients have to show, for all there is; or several,
+        each with its scope: ``{"…": "read", "…": "write"}``.  None: what
+        ``P2PMESH_HTTP_TOKEN`` says; empty: none, whatever it says.
+        ``http_open``: nobody has to, even beyond loopback.
+        ``http_hosts``: further names by which HTTP clients know this machine.
         ``data_dir``: keeps identity, instance id, last life and epoch; None: memory.
         ``key``: one to three mesh keys, the first is offered.  None: what
         ``P2PMESH_KEY`` says; an empty sequence: an open mesh, whatever it says.
@@ -100,6 +109,9 @@ class Node:
             port=port,
             bind=bind,
             http=http,
+            http_token=http_token,
+            http_open=http_open,
+            http_hosts=http_hosts,
             data_dir=data_dir,
             key=key,
             agent=agent,
@@ -195,6 +207,12 @@ class Node:
     @property
     def http_url(self) -> str | None:
         return self._running.http_url
+
+    @property
+    def http_access(self) -> str | None:
+        """Who may ask over HTTP: who has a "token", everybody on this "machine", or
+        everybody who reaches it: "open".  None: it is off."""
+        return self._running.http_access
 
     @property
     def interfaces(self) -> tuple[Choice, ...]:

@@ -14,12 +14,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from p2pmesh.datadir import Identity
 from p2pmesh.errors import ConfigError
+from p2pmesh.http.tokens import Given, Grant, grants_of
 from p2pmesh.ids import hostname
 from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
 from p2pmesh.protocol.limits import LABELS_MAX
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
     read_address,
+    read_host,
     read_http,
     read_instance_id,
     read_label,
@@ -48,6 +50,9 @@ class NodeConfig:
     port: int | None
     bind: tuple[str, ...]
     http: str | None  # "auto", "host:port"; None: off
+    http_tokens: tuple[Grant, ...]  # empty: nobody is asked for one
+    http_open: bool
+    http_hosts: tuple[str, ...]
     data_dir: Path | Identity | None
     keys: tuple[bytes, ...]  # empty: an open mesh
     agent: bool
@@ -69,6 +74,9 @@ def check(
     port: int | None,
     bind: Iterable[str],
     http: str | None,
+    http_token: Given | None,
+    http_open: bool,
+    http_hosts: Iterable[str],
     data_dir: DataHome,
     key: Keys,
     agent: bool,
@@ -96,6 +104,9 @@ def check(
         port=_read("port", read_port, str(port)) if port is not None else None,
         bind=_each("bind", read_address, bind),
         http=_http(http),
+        http_tokens=_http_tokens(http_token),
+        http_open=http_open,
+        http_hosts=_each("http_hosts", read_host, http_hosts),
         data_dir=Path(data_dir) if isinstance(data_dir, str | os.PathLike) else data_dir,
         keys=_keys(key),
         agent=agent,
@@ -104,6 +115,11 @@ def check(
         preset=preset,
         zeroconf=zeroconf,
     )
+    if config.http_open and config.http_tokens:
+        raise ConfigError(
+            "http_open (--http-open) lets everybody in, and there is a token too "
+            "(http_token, P2PMESH_HTTP_TOKEN or --http-token-file): leave one of them out"
+        )
     KeyRing(config.mesh, config.keys)  # raises for keys that do not fit each other
     return config
 
@@ -133,6 +149,17 @@ def _labels(argument: str, values: Iterable[str]) -> tuple[str, ...]:
 def _http(http: str | None) -> str | None:
     setting = _read("http", read_http, http) if http is not None else "off"
     return None if setting == "off" else setting
+
+
+def _http_tokens(given: Given | None) -> tuple[Grant, ...]:
+    """An application that says nothing about tokens obeys who runs it."""
+    name = "http_token"
+    if given is None:
+        name, given = "P2PMESH_HTTP_TOKEN", os.environ.get("P2PMESH_HTTP_TOKEN") or {}
+    try:
+        return grants_of(given)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _keys(key: Keys) -> tuple[bytes, ...]:

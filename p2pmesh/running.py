@@ -18,6 +18,7 @@ import asyncio
 import logging
 import os
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -32,6 +33,7 @@ from p2pmesh.errors import IdentityConflict, MeshError, NotStarted
 from p2pmesh.events import EventHub
 from p2pmesh.exchange import Exchange
 from p2pmesh.handlers import Handlers
+from p2pmesh.http.tokens import Grant, Scope, Tokens
 from p2pmesh.ids import new_instance_id
 from p2pmesh.leadership import Leadership
 from p2pmesh.nodeconfig import NodeConfig
@@ -116,6 +118,8 @@ class Running:
         self._listening: set[str] = set()
         self._stack = AsyncExitStack()
         self._server: RegistryServer | None = None
+        #: Of this run: whoever may read the runtime file may use HTTP.
+        self._http_token = secrets.token_urlsafe(32) if config.http_tokens else None
         self._rendezvous: Rendezvous | None = None
         self._drops: list[Callable[[], None]] = []  # what a forked child has to let go of
         handlers.outcomes = self
@@ -133,6 +137,14 @@ class Running:
     @property
     def http_url(self) -> str | None:
         return self._server.url if self._server is not None else None
+
+    @property
+    def http_access(self) -> str | None:
+        if self._server is None:
+            return None
+        if self.config.http_tokens:
+            return "token"
+        return "open" if self._server.is_wide else "machine"
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -236,7 +248,17 @@ class Running:
         from p2pmesh.http.server import RegistryServer
         from p2pmesh.transport.ports import listen
 
-        self._server = await RegistryServer.start(NodeBackend(self), http, listen=listen)
+        grants = self.config.http_tokens
+        if self._http_token is not None:
+            grants += (Grant(Scope.ADMIN, self._http_token),)
+        self._server = await RegistryServer.start(
+            NodeBackend(self),
+            http,
+            listen=listen,
+            names=self.config.http_hosts,
+            tokens=Tokens(grants),
+            is_open=self.config.http_open,
+        )
         self._stack.push_async_callback(self._server.stop)
         self._drops.append(self._server.drop_in_child)
 
@@ -279,6 +301,8 @@ class Running:
             log.warning("%s", notice)
         if self.keys.is_open:
             self._chronicle.is_open(self.mesh)
+        if self.http_access == "open":
+            self._chronicle.http_is_open()
         node_id = self.core.node_id.hex()
         self._chronicle.started(self.instance_id, node_id, self.mesh, self.addresses, self.http_url)
 
@@ -299,7 +323,7 @@ class Running:
                 instance_id=self.instance_id,
                 addresses=tuple(join_address(host, self.port) for host in self.selection.bound),
                 http=self.http_url,
-                token=None,
+                token=self._http_token,
                 started=self.started_at,
             ),
         )

@@ -109,6 +109,16 @@ def _host_and_port(text: str, default_port: int | None) -> tuple[str, int]:
     return match[1], port
 
 
+def read_host(text: str) -> str:
+    """A name or IP address by which others know this machine."""
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,253}", text):
+        return text.lower().removesuffix(".")
+    try:
+        return read_address(text)
+    except ValueError:
+        raise ValueError("give a host name or an IP address, without a port") from None
+
+
 def read_url(text: str) -> str:
     """``http://HOST[:PORT]`` -> the same without a trailing slash."""
     parts = urlsplit(text)

@@ -1,4 +1,4 @@
-"""The settings table and its sources: precedence, refusals, secrets, and that the
+"""The settings table and its sources: precedence, refusals, and that the
 documentation says what the table says."""
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from p2pmesh.config import (
     Option,
     Settings,
     data_dirs_of,
-    mesh_keys,
     options_of,
     resolve,
 )
 from p2pmesh.errors import ConfigError
-from p2pmesh.protocol.keys import format_key
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "configuration.md"
 RUN = options_of("run")
@@ -82,7 +80,8 @@ EXAMPLES = {
     "mesh": "lab", "json": "1", "quiet": "1", "verbose": "1", "log_level": "debug",
     "log_format": "json", "name": "ada", "instance_id": "ada-1", "capability": "query",
     "profile": "fast", "observer": "1", "port": "0", "bind": "127.0.0.1",
-    "peer": "a.example:9", "no_mdns": "1", "http": "off", "data_dir": "/data",
+    "peer": "a.example:9", "no_mdns": "1", "http": "off", "http_host": "box.example",
+    "http_open": "1", "http_token_file": "/tokens", "data_dir": "/data",
     "key_file": "/key", "require_key": "1", "quorum": "2", "preset": "wifi", "echo": "1",
     "exec": "jq .", "url": "http://127.0.0.1:8077", "discover": "1", "type": "Greeting",
     "from_": "me", "timeout": "2.5", "agents": "5", "keep": "1",
@@ -199,6 +198,12 @@ def test_a_bad_variable_is_named_as_it_was_given(tmp_path: Path) -> None:
         ("zzz = 1", "line 1: unknown key 'zzz'; remove it"),
         ("\n[node]\nport = 1", "line 2: unknown key 'node'"),
         ('key = "pmk1_secret"', "line 1: 'key' is a secret and has no place here"),
+        (
+            'http-token = "pmk1_secret"',
+            "'http-token' is a secret and has no place here; give http-token-file, or "
+            "P2PMESH_HTTP_TOKEN",
+        ),
+        ("http-host = ['a:1']", "line 1, http-host = ['a:1']: give a host name"),
         ("port = 99999", "line 1, port = 99999: not a port"),
         ('port = "8078"', "line 1, port = '8078': give a number"),
         ("port = true", "line 1, port = True: give a number"),
@@ -231,53 +236,6 @@ def test_more_labels_than_a_record_carries_are_refused(tmp_path: Path) -> None:
     assert said in refusal(tmp_path, {"capability": many})
     assert said in refusal(tmp_path, P2PMESH_PROFILE=",".join(many))
     assert said in refusal(tmp_path, toml=f"profile = {many}")
-
-
-# --- keys ---------------------------------------------------------------------------
-
-KEY = format_key(bytes(32))
-OTHER = format_key(bytes(range(32)))
-
-
-def keys_from(tmp_path: Path, flags: dict[str, object], **environ: str) -> tuple[bytes, ...]:
-    return mesh_keys(settings_from(tmp_path, flags, **environ), environ)
-
-
-def test_without_a_key_the_mesh_is_open_unless_one_is_required(tmp_path: Path) -> None:
-    assert keys_from(tmp_path, {}) == ()
-    with pytest.raises(ConfigError, match="--require-key: there is no key; give P2PMESH_KEY"):
-        keys_from(tmp_path, {"require_key": True})
-    with pytest.raises(ConfigError, match="P2PMESH_REQUIRE_KEY: there is no key"):
-        keys_from(tmp_path, {}, P2PMESH_REQUIRE_KEY="1")
-
-
-def test_a_key_comes_from_its_variable_or_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "mesh.key"
-    file.write_text(f"# new\n{OTHER}\n\n{KEY}\n")
-    path = {"key_file": str(file)}
-    assert keys_from(tmp_path, {}, P2PMESH_KEY=KEY) == (bytes(32),)
-    assert keys_from(tmp_path, path) == (bytes(range(32)), bytes(32))
-    assert keys_from(tmp_path, path, P2PMESH_KEY=KEY)[0] == bytes(range(32))
-    both = {"P2PMESH_KEY": KEY, "P2PMESH_KEY_FILE": str(file)}
-    assert keys_from(tmp_path, {}, **both) == (bytes(32),)
-
-
-def test_no_refusal_of_a_key_quotes_it(tmp_path: Path) -> None:
-    file = tmp_path / "mesh.key"
-    wrong = KEY[:-1] + "z"
-    with pytest.raises(ConfigError) as caught:
-        keys_from(tmp_path, {}, P2PMESH_KEY=wrong)
-    assert str(caught.value).startswith("P2PMESH_KEY: ")
-    assert wrong[5:20] not in str(caught.value)
-    for content in (b"", b"\xff\xfe", wrong.encode(), b"\n".join([KEY.encode()] * 4)):
-        file.write_bytes(content)
-        with pytest.raises(ConfigError) as caught:
-            keys_from(tmp_path, {"key_file": str(file)})
-        assert str(caught.value).startswith(f"--key-file {str(file)!r}: ")
-        assert KEY[5:20] not in str(caught.value)
-    file.unlink()
-    with pytest.raises(ConfigError, match="no such file; 'p2pmesh keygen' makes a key"):
-        keys_from(tmp_path, {"key_file": str(file)})
 
 
 # --- the state directory --------------------------------------------------------------

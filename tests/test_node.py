@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from p2pmesh import (
@@ -219,6 +220,11 @@ async def test_leaving_while_joining_is_quick(make: Make) -> None:
         ({"bind": ["eth0"]}, "bind 'eth0': not an IP address"),
         ({"http": "8077"}, "http '8077'"),
         ({"key": "secret"}, "key: a mesh key begins with"),
+        ({"http_token": "two words"}, "http_token: a token is 1 to 256 visible"),
+        ({"http_token": {"a": "all"}}, "http_token: a scope is one of read, write, admin"),
+        ({"http_token": "a", "http_open": True}, "http_open .* and there is a token too"),
+        ({"http_hosts": ["a:1"]}, "http_hosts 'a:1': give a host name or an IP address"),
+        ({"http_hosts": "box"}, "http_hosts 'box': give a list"),
         ({"key": b"short"}, "32 bytes"),
         ({"quorum": 0}, "quorum 0"),
         ({"preset": "wan"}, "preset 'wan': give one of lan, local, wifi"),
@@ -237,6 +243,61 @@ def test_the_environment_may_give_or_demand_a_key(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("P2PMESH_KEY", "nonsense")
     with pytest.raises(ConfigError, match="P2PMESH_KEY: a mesh key begins with"):
         Node("a")
+
+
+async def test_http_asks_for_what_the_application_or_the_environment_says(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2PMESH_HTTP_TOKEN", "of-the-environment")
+    several = {"http_token": {"r": "read", "w": "write"}}
+    for options, access, token, status in (
+        ({}, "token", None, 401),
+        ({}, "token", "of-the-environment", 204),
+        (several, "token", "of-the-environment", 401),
+        (several, "token", "r", 403),
+        (several, "token", "w", 204),
+        ({"http_token": ""}, "machine", None, 204),
+        ({"http": None}, None, None, None),
+    ):
+        async with make("a", **({"http": "127.0.0.1:0"} | options)) as node:
+            assert node.http_access == access
+            if status is not None:
+                assert await acknowledging(node, token) == status
+
+
+async def acknowledging(node: Node, token: str | None) -> int:
+    """The status of the smallest write."""
+    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        url = f"{node.http_url}/messages/ack/x"
+        async with session.post(url, json={"message_ids": []}) as answer:
+            return answer.status
+
+
+async def test_http_beyond_loopback_is_refused_unless_it_is_guarded_or_meant(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match=r"P2PMESH_HTTP_TOKEN .* --http-open"):
+        await make("a", http="0.0.0.0:0").start()
+    async with make("a", http="0.0.0.0:0", http_token="t") as node:
+        assert node.http_access == "token"
+        assert await acknowledging(node, None) == 401
+    assert "HTTP is open" not in caplog.text
+    async with make("a", http="0.0.0.0:0", http_open=True) as node:
+        assert node.http_access == "open"
+        assert await acknowledging(node, None) == 204
+    assert "HTTP is open beyond this machine" in caplog.text
+
+
+async def test_http_is_known_by_the_names_that_it_was_given(make: Make) -> None:
+    names = ["Box.Example.", "2001:db8::7"]
+    async with (
+        make("a", http="127.0.0.1:0", http_hosts=names) as node,
+        aiohttp.ClientSession() as session,
+    ):
+        for host in ("box.example", "[2001:db8::7]", "other.example"):
+            async with session.get(f"{node.http_url}/health", headers={"Host": host}) as answer:
+                assert answer.status == (421 if host == "other.example" else 200)
 
 
 async def test_nodes_that_share_no_directory_meet_by_mdns_and_by_peer(

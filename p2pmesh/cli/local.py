@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
 from p2pmesh.config import Settings
+from p2pmesh.credentials import http_token
 from p2pmesh.errors import ConfigError, MeshError
 
 ANSWER_TIMEOUT: Final = 10.0  # a local node that takes longer is stopped or starved
@@ -23,9 +25,10 @@ EVENT_TIMEOUT: Final = 45.0  # the node says something, if only a comment, every
 
 
 def choose(settings: Settings) -> NodeClient:
-    """The node to speak to: ``--url``, else the oldest process on this machine."""
+    """The node to speak to: ``--url``, else the oldest process on this machine, which
+    left its token in the runtime directory.  Raises ConfigError."""
     if settings.url is not None:
-        return NodeClient(settings.url)
+        return NodeClient(settings.url, http_token(settings, os.environ))
     from p2pmesh.transport.runtime import list_nodes
 
     wanted = settings.mesh
@@ -149,6 +152,11 @@ def segment(text: str) -> str:
 
 def _refusal(status: int, content: bytes, url: str) -> MeshError:
     """The node's own words, from a problem document or from plain text."""
+    if status == 401:
+        return MeshError(
+            f"{url} asks for a token, and has not got one that it knows: "
+            "give P2PMESH_HTTP_TOKEN or --http-token-file FILE"
+        )
     try:
         problem = json.loads(content)
         words = problem.get("detail") or problem.get("error") or problem.get("title")

@@ -128,9 +128,13 @@ class _Secret(argparse.Action):
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         flag = self.option_strings[0]
-        raise ConfigError(
-            f"{flag}: a command line is public; give the key as P2PMESH_KEY or --key-file FILE"
-        )
+        raise ConfigError(f"{flag}: a command line is public; give {_SECRETS[flag]}")
+
+
+_SECRETS: Final = {
+    "--key": "the key as P2PMESH_KEY or --key-file FILE",
+    "--http-token": "the token as P2PMESH_HTTP_TOKEN or --http-token-file FILE",
+}
 
 
 def _command_line() -> argparse.ArgumentParser:
@@ -150,7 +154,8 @@ def _command_line() -> argparse.ArgumentParser:
         for field, option in options_of(name, *command.groups).items():
             _add(sub, field, option)
         sub.add_argument("--config", metavar="FILE", help="TOML file with settings by flag name")
-        sub.add_argument("--key", action=_Secret, nargs="?", help=argparse.SUPPRESS)
+        for flag in _SECRETS:
+            sub.add_argument(flag, action=_Secret, nargs="?", help=argparse.SUPPRESS)
     return parser
 
 

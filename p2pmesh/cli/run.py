@@ -23,7 +23,8 @@ from p2pmesh.cli.call import EXIT_FAILED, EXIT_INTERRUPTED, Call
 from p2pmesh.cli.execute import AT_ONCE, CommandFailed, Executor
 from p2pmesh.cli.lines import LineWriter
 from p2pmesh.cli.transcript import Transcript
-from p2pmesh.config import DEFAULT_MESH, Settings, data_dirs_of, mesh_keys
+from p2pmesh.config import DEFAULT_MESH, Settings, data_dirs_of
+from p2pmesh.credentials import http_grants, mesh_keys
 from p2pmesh.datadir import DataDir
 from p2pmesh.errors import ConfigError, MeshError
 
@@ -72,6 +73,9 @@ def _node(settings: Settings, home: DataDir | None) -> Node:
         port=settings.port,
         bind=settings.bind,
         http=settings.http,
+        http_token={grant.token: str(grant.scope) for grant in http_grants(settings, os.environ)},
+        http_open=settings.http_open,
+        http_hosts=settings.http_host,
         data_dir=home,
         key=mesh_keys(settings, os.environ),
         agent=not settings.observer,

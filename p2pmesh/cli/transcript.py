@@ -119,6 +119,11 @@ class Transcript:
         await self._lines.write(self._out.painted(text, style).encode(errors="backslashreplace"))
 
 
+_WHO_MAY_ASK: Final = {
+    "token": "who has a token may ask",
+    "machine": "everybody on this machine may ask",
+    "open": "open: whoever reaches it may ask",
+}
 _NOT_DURABLE: Final = "not durable: give --name or --data-dir"
 
 
@@ -132,7 +137,7 @@ def _start_lines(node: Node, kept_in: str | None) -> list[str]:
         *(("uses", f"{each.address} on {each.interface}: {each.reason}") for each in used),
         *(("skips", f"{each.address} on {each.interface}: {each.reason}") for each in skipped),
         ("links", f"at {node.address}"),
-        ("http", f"at {node.http_url}" if node.http_url else "off"),
+        ("http", _http_fact(node)),
         ("security", "open: whoever reaches this network can join" if node.is_open else "keyed"),
         (
             "keeps",
@@ -142,3 +147,9 @@ def _start_lines(node: Node, kept_in: str | None) -> list[str]:
         ),
     ]
     return [f"{name:<9} {text}" for name, text in facts]
+
+
+def _http_fact(node: Node) -> str:
+    if node.http_access is None:
+        return "off"
+    return f"at {node.http_url}: {_WHO_MAY_ASK[node.http_access]}"

@@ -30,18 +30,23 @@ def address(setting: str, *, may_be_wide: bool) -> tuple[str, int | None]:
     host, _, port = setting.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
     try:
-        is_wide = not ipaddress.ip_address(host).is_loopback
+        needs_leave = is_wide(host) and not may_be_wide
     except ValueError:  # a name: who knows where it points to tomorrow
         raise ConfigError(
             f"--http {setting}: give an IP address of this machine, not a name"
         ) from None
-    if is_wide and not may_be_wide:
+    if needs_leave:
         raise ConfigError(
             f"--http {setting}: whoever reaches that address could use and command this node; "
             "give a token (P2PMESH_HTTP_TOKEN or --http-token-file FILE), or --http-open "
             f"if that is meant, or 127.0.0.1:{port}"
         )
     return host, int(port)
+
+
+def is_wide(host: str) -> bool:
+    """Whether others than this machine can reach what is bound to an IP address."""
+    return not ipaddress.ip_address(host).is_loopback
 
 
 def reachable(host: str) -> str:

@@ -109,6 +109,11 @@ class RegistryServer:
         return self
 
     @property
+    def is_wide(self) -> bool:
+        """Whether others than this machine can reach it."""
+        return bind.is_wide(self.host)
+
+    @property
     def url(self) -> str:
         """As this machine reaches it."""
         host = bind.reachable(self.host)

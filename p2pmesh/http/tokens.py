@@ -16,9 +16,9 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 TOKENS_MAX: Final = 64
 TOKEN_MAX: Final = 256
@@ -77,6 +77,20 @@ def read_scope(text: str) -> Scope:
         return Scope[text.upper()]
     except KeyError:
         raise ValueError("a scope is one of read, write, admin") from None
+
+
+#: As an application says it: one token for all there is, or the scope of each token.
+Given: TypeAlias = str | Mapping[str, str]
+
+
+def grants_of(given: Given) -> tuple[Grant, ...]:
+    """Raises ValueError."""
+    if not given:
+        return ()
+    scopes = {given: "admin"} if isinstance(given, str) else given
+    if len(scopes) > TOKENS_MAX:
+        raise ValueError(f"{len(scopes)} tokens, at most {TOKENS_MAX}")
+    return tuple(Grant(read_scope(scope), read_token(token)) for token, scope in scopes.items())
 
 
 def read_grants(text: str) -> tuple[Grant, ...]:

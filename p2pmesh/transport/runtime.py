@@ -45,7 +45,7 @@ class RuntimeEntry(NamedTuple):
     instance_id: str
     addresses: tuple[str, ...]  # link addresses, "ip:port" or "[v6]:port"
     http: str | None  # URL of its HTTP API
-    token: str | None  # for that API; none exists yet
+    token: str | None  # for that API, of this run; None: it asks for none
     started: float  # unix seconds: the oldest node answers for the machine
     birth: str = ""  # tells this process from a later one with its pid
 

@@ -50,15 +50,25 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--key", "s3cret"], ["--key=s3cret"]])
-def test_a_key_on_the_command_line_is_refused_and_not_repeated(
-    arguments: list[str], p2pmesh: Run
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--key", "s3cret"], "give the key as P2PMESH_KEY or --key-file FILE"),
+        (["--key=s3cret"], "give the key as P2PMESH_KEY or --key-file FILE"),
+        (
+            ["--http-token", "s3cret"],
+            "give the token as P2PMESH_HTTP_TOKEN or --http-token-file FILE",
+        ),
+    ],
+)
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
+    arguments: list[str], said: str, p2pmesh: Run
 ) -> None:
     for command in COMMANDS:
         positional = ["x"] * len(COMMANDS[command].positional)
         status, out, err = p2pmesh(command, *positional, *arguments)
         assert status == 2
-        assert "give the key as P2PMESH_KEY or --key-file FILE" in err
+        assert said in err
         assert "s3cret" not in out + err
 
 

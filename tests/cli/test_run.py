@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_for_people_it_says_who_and_where_it_is_and_what_it_keeps(home: Path, me
         r"uses      \S+ on \S+: .+",
         r"skips     127\.0\.0\.1 on lo: loopback",
         r"links     at \S+:\d+",
-        r"http      at http://127\.0\.0\.1:\d+",
+        r"http      at http://127\.0\.0\.1:\d+: everybody on this machine may ask",
         r"security  open: whoever reaches this network can join",
         r"keeps     not durable: give --name or --data-dir",
         r"\d\d:\d\d:\d\d\.\d{3}  joined            life .+, contact null",
@@ -284,6 +285,81 @@ def test_keyed_nodes_meet_and_an_open_one_stays_outside(start: Start, home: Path
     assert second.event("joined")["contact"] == first.event("ready")["node_id"]
     outsider = start()
     assert outsider.event("joined")["contact"] is None
+
+
+# --- who may ask over HTTP ----------------------------------------------------------
+
+
+def test_commands_of_the_same_user_need_no_token_and_others_do(start: Start, home: Path) -> None:
+    tokens = home / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text("read r-1\nwrite w-1\n")
+    node = start("--echo", "--http", "0.0.0.0:0", "--http-token-file", str(tokens))
+    node.event("joined")
+    url, me = node.event("ready")["http"], node.event("ready")["instance_id"]
+    # What the runtime file holds is of this run only, and for all there is.
+    assert json.loads(command(home, "leader", "--json")[1])["leader_id"] == me
+    assert command(home, "request", me, "hello") == (0, "hello\n", "")
+    (file,) = (home / "runtime" / "p2pmesh").glob("*.json")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not re.search("r-1|w-1", file.read_text())
+
+    asking = ("request", me, "hello", "--url", url)
+    status, out, err = command(home, *asking)
+    assert (status, out) == (1, "")
+    assert err == (
+        f"p2pmesh: {url} asks for a token, and has not got one that it knows: "
+        "give P2PMESH_HTTP_TOKEN or --http-token-file FILE\n"
+    )
+    assert command(home, *asking, "--http-token-file", str(tokens))[:2] == (0, "hello\n")
+    assert command(home, *asking, env={"P2PMESH_HTTP_TOKEN": "w-1"})[:2] == (0, "hello\n")
+    status, _, err = command(home, *asking, env={"P2PMESH_HTTP_TOKEN": "r-1"})
+    assert status == 1
+    assert "needs a token of scope write, and yours is of scope read" in err
+
+
+def shows_a_message(watch: Process, client: NodeClient) -> bool:
+    """What happened before it watched is not shown: send again and again."""
+    message = {"target_instance": client.own_instance(), "message_type": "Query", "payload": 1}
+    client.post("/messages/send/x", message)
+    return any(line["event"] == "message" for line in watch.lines)
+
+
+def test_watch_shows_what_happens_to_a_node_that_asks_for_a_token(start: Start, home: Path) -> None:
+    node = start(env={"P2PMESH_HTTP_TOKEN": "s3cret"})
+    url = node.event("ready")["http"]
+    node.event("joined")
+    for more, env in (((), {}), (("--url", url), {"P2PMESH_HTTP_TOKEN": "s3cret"})):
+        watching = (*P2PMESH, "watch", "--json", *more)
+        with Process(watching, home=home, env=env) as watch, NodeClient(url, "s3cret") as client:
+            eventually(partial(shows_a_message, watch, client), "the message is not shown")
+    assert "s3cret" not in node.errors
+
+
+def test_a_bind_beyond_loopback_names_what_it_needs(start: Start, home: Path, mesh: str) -> None:
+    said = refusal(home, "--http", "0.0.0.0:0")
+    for fix in ("P2PMESH_HTTP_TOKEN", "--http-token-file FILE", "--http-open", "127.0.0.1:0"):
+        assert fix in said
+    said = refusal(home, "--http-open", env={"P2PMESH_HTTP_TOKEN": "s3cret"})
+    assert "(--http-open) lets everybody in, and there is a token too" in said
+    assert "s3cret" not in said
+    assert "give P2PMESH_HTTP_TOKEN or" not in refusal(home, "--http", "example.net:80")
+    opened = start("--http", "0.0.0.0:0", "--http-open", "--http-host", "box.example")
+    url = str(opened.event("ready")["http"])
+    assert url.startswith("http://127.0.0.1:")
+    assert "HTTP is open beyond this machine" in opened.errors
+
+
+def test_for_people_it_says_who_may_ask_over_http(home: Path, mesh: str) -> None:
+    start = f"{' '.join(P2PMESH)} run --no-mdns --mesh {mesh} --http 0.0.0.0:0"
+    for flags, env, said in (
+        ("", {"P2PMESH_HTTP_TOKEN": "s3cret"}, "who has a token may ask"),
+        ("--http-open", {}, "open: whoever reaches it may ask"),
+    ):
+        shell = f"{start} {flags} | tee out | grep -m1 -q joined"
+        run("bash", "-c", shell, home=home, env=env)
+        shown = (home / "out").read_text()
+        assert re.search(rf"^http      at http://127\.0\.0\.1:\d+: {said}$", shown, re.MULTILINE)
 
 
 # --- how it ends ----------------------------------------------------------------------------
