@@ -20,6 +20,7 @@ from p2pmesh.http.calls import JSON, PROBLEM, TEXT, Answer, Call, Media, Route, 
 from p2pmesh.http.codec import BODY_MAX, MessageType
 from p2pmesh.http.registry import InstanceId
 from p2pmesh.http.shapes import Problem
+from p2pmesh.http.tokens import Scope
 from p2pmesh.protocol.limits import TYPE_MAX
 from p2pmesh.protocol.types import KNOWN_TYPES
 
@@ -28,6 +29,7 @@ PARAMETERS: Final[dict[str, Any]] = {"id": str, "source": InstanceId}
 
 _MEANINGS: Final = {
     400: "It cannot be read: the path, the query or the JSON of the body.",
+    401: "A token is asked for, and it is missing or wrong.",
     403: "Another site asks, or it is not allowed.",
     404: "There is no such thing.",
     409: "It belongs to another, or may mean several.",
@@ -41,6 +43,14 @@ _MEANINGS: Final = {
     504: "No answer in time.",
 }
 _RETRIED: Final = (429, 503)
+_SECURITY: Final = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Where the node asks for one. Its scope is the one named, or a wider one: "
+        f"{', '.join(map(str, Scope))}.",
+    }
+}
 
 
 class Description:
@@ -89,7 +99,7 @@ def describe(routes: Iterable[Route], version: str) -> dict[str, Any]:
             "description": "HEAD works wherever GET does.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SECURITY},
     }
 
 
@@ -135,6 +145,7 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
         "tags": [route.template.split("/")[1]],
         "parameters": list(_parameters(route, schema_of)),
         "responses": _responses(route, schema_of),
+        "security": [{"token": [str(route.needs)]}, {}],
     }
     if route.body is not None:
         content = {JSON: {"schema": schema_of[repr(route.body)]}}
@@ -167,6 +178,8 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
         if status in _RETRIED:
             wait = {"description": "Seconds.", "schema": {"type": "integer"}}
             response["headers"] = {"Retry-After": wait}
+        if status == 401:
+            response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     return responses
 
 
@@ -188,7 +201,7 @@ def _refusal(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
 
 def _refusals(route: Route) -> set[int]:
     """What the doors refuse with, the end of the node, and the handler's own."""
-    refused = {403, 421, 503, *route.refusals}
+    refused = {401, 403, 421, 503, *route.refusals}
     if "{" in route.template or route.query is not None:
         refused.add(400)
     if route.body is not None:

@@ -106,10 +106,22 @@ def test_queries_and_headers_that_are_read_are_parameters(document: Any) -> None
 def test_refusals_are_text_or_problems_and_say_when_to_come_back(document: Any) -> None:
     for _, path, operation in operations(document):
         for status, response in operation["responses"].items():
-            if status in ("403", "421", "503"):
+            if status in ("401", "403", "421", "503"):
                 kind = "application/problem+json" if path.startswith("/v1/") else "text/plain"
                 assert [each.partition(";")[0] for each in response["content"]] == [kind]
             assert ("Retry-After" in response.get("headers", {})) == (status in ("429", "503"))
+
+
+#: What changes the node itself; everything else is read or written by its method.
+ADMIN: set[tuple[str, str]] = set()
+
+
+def test_every_call_says_which_token_it_needs(document: Any) -> None:
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    for method, path, operation in operations(document):
+        scope = "read" if method == "GET" else "write"
+        wanted = "admin" if (method, path) in ADMIN else scope
+        assert operation["security"] == [{"token": [wanted]}, {}]
 
 
 async def nobody(call: Any) -> Any:
@@ -120,7 +132,7 @@ def test_a_route_without_types_is_described_too() -> None:
     route = Route("GET", "/x/{id}", nobody, answers={200: Media("image/png", "A picture.")})
     responses = describe([route], "1")["paths"]["/x/{id}"]["get"]["responses"]
     assert responses["200"]["content"] == {"image/png": {"schema": {"type": "string"}}}
-    assert set(responses) == {"200", "400", "403", "421", "503"}
+    assert set(responses) == {"200", "400", "401", "403", "421", "503"}
 
 
 def test_answers_are_of_the_types_that_describe_them(served: Served, door: Connection) -> None:
