@@ -7,30 +7,27 @@ line that made it; the message names the argument, the value and the fix.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
+from p2pmesh.arguments import read, read_each, read_labels
 from p2pmesh.datadir import Identity
 from p2pmesh.errors import ConfigError
 from p2pmesh.http.tokens import Given, Grant, grants_of
 from p2pmesh.ids import hostname
 from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
-from p2pmesh.protocol.limits import LABELS_MAX
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
     read_address,
     read_host,
     read_http,
     read_instance_id,
-    read_label,
     read_name,
     read_peer,
     read_port,
 )
-
-T = TypeVar("T")
 
 Keys: TypeAlias = str | bytes | Sequence[str | bytes] | None
 DataHome: TypeAlias = str | os.PathLike[str] | Identity | None
@@ -92,21 +89,21 @@ def check(
     if quorum is not None and quorum < 1:
         raise ConfigError(f"quorum {quorum}: give at least 1")
     config = NodeConfig(
-        name=_read("name", read_name, name) if name is not None else hostname(),
-        mesh=_read("mesh", read_name, mesh),
+        name=read("name", read_name, name) if name is not None else hostname(),
+        mesh=read("mesh", read_name, mesh),
         instance_id=(
-            _read("instance_id", read_instance_id, instance_id) if instance_id is not None else None
+            read("instance_id", read_instance_id, instance_id) if instance_id is not None else None
         ),
-        capabilities=_labels("capabilities", capabilities),
-        profiles=_labels("profiles", profiles),
-        peers=_each("peers", read_peer, peers),
+        capabilities=read_labels("capabilities", capabilities),
+        profiles=read_labels("profiles", profiles),
+        peers=read_each("peers", read_peer, peers),
         mdns=mdns,
-        port=_read("port", read_port, str(port)) if port is not None else None,
-        bind=_each("bind", read_address, bind),
+        port=read("port", read_port, str(port)) if port is not None else None,
+        bind=read_each("bind", read_address, bind),
         http=_http(http),
         http_tokens=_http_tokens(http_token),
         http_open=http_open,
-        http_hosts=_each("http_hosts", read_host, http_hosts),
+        http_hosts=read_each("http_hosts", read_host, http_hosts),
         data_dir=Path(data_dir) if isinstance(data_dir, str | os.PathLike) else data_dir,
         keys=_keys(key),
         agent=agent,
@@ -124,30 +121,8 @@ def check(
     return config
 
 
-def _read(argument: str, read: Callable[[str], T], value: object) -> T:
-    if not isinstance(value, str):
-        raise ConfigError(f"{argument} {value!r:.80}: give text, not {type(value).__name__}")
-    try:
-        return read(value)
-    except ValueError as error:
-        raise ConfigError(f"{argument} {value!r:.80}: {error}") from None
-
-
-def _each(argument: str, read: Callable[[str], str], values: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise ConfigError(f"{argument} {values!r:.80}: give a list of texts, not one text")
-    return tuple(_read(argument, read, value) for value in values)
-
-
-def _labels(argument: str, values: Iterable[str]) -> tuple[str, ...]:
-    labels = _each(argument, read_label, values)
-    if len(labels) > LABELS_MAX:
-        raise ConfigError(f"{argument}: {len(labels)} are given, at most {LABELS_MAX} are carried")
-    return labels
-
-
 def _http(http: str | None) -> str | None:
-    setting = _read("http", read_http, http) if http is not None else "off"
+    setting = read("http", read_http, http) if http is not None else "off"
     return None if setting == "off" else setting
 
 
