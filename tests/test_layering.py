@@ -44,7 +44,8 @@ PROTOCOL: Final = {
     "messages": (
         {"directory", "envelopes", "window"},
         {"ways", "streams"},
-        {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"},
+        {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"}
+        | {"waits"},
         {"home", "places", "targets", "tracking"},
         {"casting", "guestdesk"},
         {"sending"},

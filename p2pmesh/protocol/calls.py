@@ -1,10 +1,12 @@
 """Registry calls on their way to another node, and acknowledgements kept for one.
 
-    Forwarding   call ──Call──► home ──CallResult──► result()
-                 no answer in FORWARD_TIMEOUT, or the home died ─► mute()
+    Forwarding   call ──Call──► home ──CallResult──► answered()
+                 no answer in FORWARD_TIMEOUT, or the home died ─► mute(), gone()
+                 a read that waits: "waiting" ─► hold() ──CallResult──► answered()
     KeptAcks     what no home has taken yet, for an hour
 
-A call is said when there is a way to the home, and once more on every new one.
+A call is said when there is a way to the home, and once more on every new one.  While
+one is held, a way to its home is kept: that is how mail is told.
 
 Not here: who is asked, and what a mute home means (``guestdesk``).
 """
@@ -19,6 +21,7 @@ import msgspec
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory
+from p2pmesh.protocol.envelopes import milliseconds
 from p2pmesh.protocol.types import Envelope, Instant, Life, NodeId
 from p2pmesh.protocol.ways import NEVER, Ways
 
@@ -72,9 +75,14 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T | None:
 class Forwarded:
     """A call of this node's users, until it ends."""
 
-    __slots__ = ("asked", "body", "call", "deadline", "home", "instance_id", "life", "operation")
+    __slots__ = (
+        "asked", "body", "call", "deadline", "home", "instance_id", "is_held", "life",
+        "operation", "until",
+    )  # fmt: skip
 
-    def __init__(self, call: int, operation: str, instance_id: str, body: Body) -> None:
+    def __init__(
+        self, call: int, operation: str, instance_id: str, body: Body, until: float = 0.0
+    ) -> None:
         self.call = call  # 0: nobody waits for it
         self.operation = operation
         self.instance_id = instance_id
@@ -83,6 +91,14 @@ class Forwarded:
         self.home: NodeId = b""  # the last one that was asked
         self.life: Life | None = None
         self.asked = 0  # homes asked so far
+        self.until = until  # of a read that waits for mail; 0: it does not
+        self.is_held = False  # its home has no mail yet, and answers when it has
+
+    def body_at(self, at: Instant) -> Body:
+        """The arguments as they are now: a wait grows shorter."""
+        if self.until and isinstance(self.body, wire.ReadBody):
+            return wire.ReadBody(self.body.limit, milliseconds(self.until - at.now))
+        return self.body
 
 
 class Forwarding:
@@ -116,25 +132,31 @@ class Forwarding:
         call.home = home
         call.life = self._directory.node_life(home)
         call.asked += 1
+        call.is_held = False
         call.deadline = at.now + timing.FORWARD_TIMEOUT
         self.next_at = min(self.next_at, call.deadline)
         self._number += 1
         self._calls[self._number] = call
         if self._ways.is_open(home):
-            self._say(self._number, call)
+            self._say(at, self._number, call)
         else:
             self._ways.want(at, home)
         return True
 
-    def _say(self, number: int, call: Forwarded) -> None:
-        body = b"" if call.body is None else msgspec.msgpack.encode(call.body)
+    def _say(self, at: Instant, number: int, call: Forwarded) -> None:
+        body = b"" if call.body is None else msgspec.msgpack.encode(call.body_at(at))
         self._ways.send(call.home, wire.Call(number, call.operation, call.instance_id, body))
 
-    def opened(self, peer: NodeId) -> None:
+    def opened(self, at: Instant, peer: NodeId) -> None:
         """There is a new way to this peer: what was called or answered may be lost."""
         for number, call in self._calls.items():
             if call.home == peer:
-                self._say(number, call)
+                self._say(at, number, call)
+
+    def closed(self, at: Instant, peer: NodeId) -> None:
+        """No way to this peer is left."""
+        if any(call.home == peer for call in self._calls.values()):
+            self._ways.want(at, peer)
 
     def answered(self, peer: NodeId, number: int) -> Forwarded | None:
         """The call that the peer answers; None: none that was asked of it."""
@@ -143,6 +165,41 @@ class Forwarding:
             self._counters["call_result_late"] += 1
             return None
         return self._calls.pop(number)
+
+    def hold(self, number: int, call: Forwarded) -> None:
+        """Its home has taken it, and answers when there is mail."""
+        call.is_held = True
+        call.asked = 0
+        call.deadline = call.until
+        self.next_at = min(self.next_at, call.deadline)
+        self._calls[number] = call
+
+    def moved(
+        self, instances: Collection[str], home_of: Callable[[str], NodeId | None]
+    ) -> list[Forwarded]:
+        """The held calls about these whose home is another by now, taken out."""
+        return self._taken(
+            [
+                number
+                for number, call in self._calls.items()
+                if call.is_held
+                and call.instance_id in instances
+                and home_of(call.instance_id) != call.home
+            ]
+        )
+
+    def held(self) -> list[Forwarded]:
+        """All held calls, taken out."""
+        return self._taken([number for number, call in self._calls.items() if call.is_held])
+
+    def give_up(self, call: int) -> None:
+        """Nobody waits for this read any more.  What changes something goes on."""
+        for number, forwarded in self._calls.items():
+            if forwarded.call == call and forwarded.operation == "read":
+                del self._calls[number]
+                if self._ways.is_open(forwarded.home):
+                    self._ways.send(forwarded.home, wire.CallCancel(number))
+                return
 
     def gone(self, nodes: Collection[NodeId]) -> list[Forwarded]:
         """The calls whose home died, or lives anew, taken out."""
@@ -155,11 +212,11 @@ class Forwarding:
         )
 
     def mute(self, at: Instant) -> list[Forwarded]:
-        """The calls that were not answered in time, taken out."""
+        """The calls that were not answered in time, or held as long as they may be, taken out."""
         if at.now < self.next_at:
             return []
         late = [number for number, call in self._calls.items() if call.deadline <= at.now]
-        self._counters["call_unanswered"] += len(late)
+        self._counters["call_unanswered"] += sum(not self._calls[n].is_held for n in late)
         taken = self._taken(late)
         self.next_at = min((call.deadline for call in self._calls.values()), default=NEVER)
         return taken

@@ -11,9 +11,11 @@ Where an instance is decides (``places``), for a caller here as for a peer's Cal
     NOWHERE   new here          unknown         unknown       nothing     ok
 
 A forwarded call waits FORWARD_TIMEOUT (*mute*: no answer by then, or the home died
-meanwhile).  An acknowledgement that its home did not take is kept and sent again.
-A guest's Response goes to its home first, which knows who asked; if it answers
-nothing there, it becomes a message.
+meanwhile).  A read that waits for mail waits at the home, which says so at once, and
+answers when there is some; where nobody is home, it waits here for a home.  Whenever
+the place may have changed it asks anew.  An acknowledgement that its home did not take
+is kept and sent again.  A guest's Response goes to its home first, which knows who
+asked; if it answers nothing there, it becomes a message.
 
 Not here: what a guest's entry says (``guests``), what is in mailboxes (``home``), and
 calls on their way (``calls``).
@@ -27,7 +29,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pmesh.protocol import wire
+from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.calls import (
     NO_LETTERS,
     Body,
@@ -38,23 +40,32 @@ from p2pmesh.protocol.calls import (
     letters_of,
 )
 from p2pmesh.protocol.directory import Directory, is_live
+from p2pmesh.protocol.envelopes import milliseconds
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
 from p2pmesh.protocol.places import Place, Places, Where
 from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.stamps import joining_stamp
 from p2pmesh.protocol.types import CallEnded, Envelope, GuestEntry, Instant, NodeId, State
+from p2pmesh.protocol.waits import Reader, Wait
 from p2pmesh.protocol.ways import Announce, Ways
 
 _ASKED_HOMES_MAX: Final = 2
 
 
-_STATUSES: Final = frozenset({"ok", "unknown", "conflict", "forbidden", "full", "unavailable"})
+_STATUSES: Final = frozenset(
+    {"ok", "unknown", "conflict", "forbidden", "full", "busy", "unavailable"}
+)
 
 
 class _Outcome(NamedTuple):
     status: str
     letters: wire.Letters = NO_LETTERS
+
+
+_WAITING: Final = _Outcome("waiting")
+_NOTHING: Final = _Outcome("ok")
+_ELSEWHERE: Final = _Outcome("elsewhere")
 
 
 class Responded(NamedTuple):
@@ -83,6 +94,7 @@ class GuestDesk:
         self._directory = directory
         self._ways = ways
         self._home = home
+        self._waits = home.waits
         self._answering = answering
         self._counters = counters
         self._entropy = entropy
@@ -93,15 +105,26 @@ class GuestDesk:
 
     @property
     def next_at(self) -> float:
-        return min(self.guests.next_at, self._forwarding.next_at, self._acks.next_at)
+        return min(
+            self.guests.next_at, self._forwarding.next_at, self._acks.next_at, self._waits.next_at
+        )
 
     # --- calls ------------------------------------------------------------------------
 
-    def call(self, at: Instant, operation: str, instance_id: str, body: Body) -> int:
-        """A user's call; the number in the CallEnded that follows, perhaps at once."""
+    def call(
+        self, at: Instant, operation: str, instance_id: str, body: Body, wait: float = 0.0
+    ) -> int:
+        """A user's call; the number in the CallEnded that follows, perhaps at once.
+        ``wait``: how long a read waits for mail, in seconds."""
         self._calls += 1
-        self._go(at, Forwarded(self._calls, operation, instance_id, body))
+        until = at.now + min(wait, timing.READ_WAIT_MAX) if wait > 0 else 0.0
+        self._go(at, Forwarded(self._calls, operation, instance_id, body, until))
         return self._calls
+
+    def give_up(self, call: int) -> None:
+        """Nobody waits for this read any more: nothing follows."""
+        if self._waits.drop(Reader(self._ways.me, call)) is None:
+            self._forwarding.give_up(call)
 
     def respond(self, at: Instant, response: Envelope) -> bool:
         """A Response of a guest of another home: ask there whether it is an answer.
@@ -131,11 +154,14 @@ class GuestDesk:
         )
         is_new = where.home is not None and where.home != call.home
         if not is_remote or not is_new or call.asked >= _ASKED_HOMES_MAX:
-            self._end(call, self._perform(at, where, call.instance_id, call.body))
+            reader = Reader(self._ways.me, call.call)
+            self._end(call, self._perform(at, where, call.instance_id, call.body_at(at), reader))
         elif where.home is not None and not self._forwarding.forward(at, call, where.home):
             self._end(call, _Outcome("unavailable"))
 
-    def _perform(self, at: Instant, where: Where, instance_id: str, body: Body) -> _Outcome:
+    def _perform(
+        self, at: Instant, where: Where, instance_id: str, body: Body, reader: Reader
+    ) -> _Outcome:
         """Answer here; whoever should have, did not."""
         match body:
             case wire.RegisterBody():
@@ -143,7 +169,7 @@ class GuestDesk:
             case wire.HeartbeatBody():
                 return self._heartbeat(at, where, instance_id, body)
             case wire.ReadBody():
-                return self._read(where, instance_id, body)
+                return self._read(at, where, instance_id, body, reader)
             case wire.AckBody():
                 return self._acknowledge(at, where, instance_id, body)
             case Envelope():
@@ -152,6 +178,8 @@ class GuestDesk:
                 return self._deregister(at, where, instance_id)
 
     def _end(self, call: Forwarded, outcome: _Outcome) -> None:
+        if outcome is _WAITING:
+            return
         if isinstance(call.body, Envelope):
             self._responded.append(Responded(call.body, outcome.status == "ok"))
         elif call.call:
@@ -229,12 +257,16 @@ class GuestDesk:
         self._home.close(instance_id)
         return _Outcome("ok")
 
-    def _read(self, where: Where, instance_id: str, body: wire.ReadBody) -> _Outcome:
-        box = self._home.mailboxes.get(instance_id)
-        if box is None or where.home != self._ways.me:
-            is_elsewhere = where.place in (Place.REMOTE, Place.AGENT)
-            return _Outcome("unavailable" if is_elsewhere else "ok")
-        letters = box.read(body.limit)
+    def _read(
+        self, at: Instant, where: Where, instance_id: str, body: wire.ReadBody, reader: Reader
+    ) -> _Outcome:
+        box = self._home.mailboxes.get(instance_id) if where.home == self._ways.me else None
+        if box is None and where.place in (Place.REMOTE, Place.AGENT):
+            return _Outcome("unavailable")
+        letters = box.read(body.limit) if box is not None else ()
+        if not letters and body.wait > 0 and not self._home.is_leaving:
+            seconds = min(body.wait / 1000, timing.READ_WAIT_MAX)
+            return self._wait(Wait(instance_id, reader, body.limit, at.now + seconds))
         return _Outcome(
             "ok",
             wire.Letters(
@@ -242,6 +274,9 @@ class GuestDesk:
                 tuple(letter.via for letter in letters),
             ),
         )
+
+    def _wait(self, wait: Wait) -> _Outcome:
+        return _WAITING if self._waits.add(wait) else _Outcome("busy")
 
     def _acknowledge(
         self, at: Instant, where: Where, instance_id: str, body: wire.AckBody
@@ -270,8 +305,15 @@ class GuestDesk:
         call = self._forwarding.answered(peer, message.call)
         if call is None:
             return
-        if message.status == "elsewhere":
-            self._go(at, call)  # not its guest (any more): what do we know by now?
+        if message.status == "waiting" and call.until:
+            self._forwarding.hold(message.call, call)
+            return
+        if message.status == "elsewhere":  # not its guest (any more): what do we know by now?
+            is_news = self._places.find(call.instance_id).home != peer
+            if call.until and not is_news:
+                self._end(call, self._wait_here(call))  # where it went will be told
+            else:
+                self._go(at, call)
             return
         status = message.status if message.status in _STATUSES else "unavailable"
         letters: wire.Letters | None = NO_LETTERS
@@ -281,9 +323,18 @@ class GuestDesk:
             self._acks.forget(call.instance_id, call.body.message_ids)
         self._end(call, _Outcome("unavailable") if letters is None else _Outcome(status, letters))
 
-    def opened(self, peer: NodeId) -> None:
+    def _wait_here(self, call: Forwarded) -> _Outcome:
+        assert isinstance(call.body, wire.ReadBody)
+        reader = Reader(self._ways.me, call.call)
+        return self._wait(Wait(call.instance_id, reader, call.body.limit, call.until))
+
+    def opened(self, at: Instant, peer: NodeId) -> None:
         """There is a new way to this peer."""
-        self._forwarding.opened(peer)
+        self._forwarding.opened(at, peer)
+
+    def closed(self, at: Instant, peer: NodeId) -> None:
+        """No way to this peer is left."""
+        self._forwarding.closed(at, peer)
 
     def called(self, at: Instant, peer: NodeId, message: wire.Call) -> None:
         """A peer's call about an instance that it takes to live here."""
@@ -292,14 +343,50 @@ class GuestDesk:
             self._counters["call_malformed"] += 1
             return
         where = self._places.find(message.instance_id)
-        is_elsewhere = where.place in (Place.REMOTE, Place.ORPHAN) or (
-            where.place is Place.NOWHERE and message.operation == "register"
-        )
-        outcome = _Outcome("elsewhere")
-        if not is_elsewhere:
-            outcome = self._perform(at, where, message.instance_id, body)
+        is_new = where.place is Place.NOWHERE and message.operation == "register"
+        if is_new or where.place in (Place.REMOTE, Place.ORPHAN):
+            outcome = _ELSEWHERE
+        else:
+            reader = Reader(peer, message.call)
+            outcome = self._perform(at, where, message.instance_id, body, reader)
+        self._reply(peer, message.call, outcome)
+
+    def _reply(self, peer: NodeId, call: int, outcome: _Outcome) -> None:
         letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
-        self._ways.send(peer, wire.CallResult(message.call, outcome.status, letters))
+        self._ways.send(peer, wire.CallResult(call, outcome.status, letters))
+
+    def cancelled(self, peer: NodeId, message: wire.CallCancel) -> None:
+        """A peer's reader went away."""
+        self._waits.drop(Reader(peer, message.call))
+
+    # --- reads that wait --------------------------------------------------------------
+
+    def settle(self, at: Instant) -> None:
+        """Mail came: tell who waits for it."""
+        for wait in self._waits.take_due():
+            self._read_again(at, wait)
+
+    def _read_again(self, at: Instant, wait: Wait) -> None:
+        """There may be something to read, or another place to ask."""
+        node, call = wait.reader
+        if node == self._ways.me:
+            body = wire.ReadBody(wait.limit)
+            self._go(at, Forwarded(call, "read", wait.instance_id, body, wait.until))
+        elif self._ways.is_open(node):  # else it asks again, once there is a way
+            where = self._places.find(wait.instance_id)
+            outcome = _ELSEWHERE
+            if where.place not in (Place.REMOTE, Place.ORPHAN):
+                body = wire.ReadBody(wait.limit, milliseconds(wait.until - at.now))
+                outcome = self._read(at, where, wait.instance_id, body, wait.reader)
+            if outcome is not _WAITING:
+                self._reply(node, call, outcome)
+
+    def end_waits(self) -> None:
+        """This node leaves: its readers are told that nothing came."""
+        for wait in self._waits.take_own(self._ways.me):
+            self._ways.effects.append(CallEnded(wait.reader.call, "ok"))
+        for call in self._forwarding.held():
+            self._end(call, _NOTHING)
 
     # --- changes and time -------------------------------------------------------------
 
@@ -328,15 +415,32 @@ class GuestDesk:
                 continue
             self._counters["guest_outbid"] += 1
             moved.append((instance_id, self._home.move_out(at, instance_id)))
+        self._look_at_waits(at, nodes, instances)
         return moved
+
+    def _look_at_waits(
+        self, at: Instant, nodes: Collection[NodeId], instances: Collection[str]
+    ) -> None:
+        self._waits.forget([node for node in nodes if self._directory.node_life(node) is None])
+        for instance_id in instances:
+            for wait in self._waits.take(instance_id):
+                self._read_again(at, wait)
+        for call in self._forwarding.moved(instances, lambda each: self._places.find(each).home):
+            self._go(at, call)
 
     def tick(self, at: Instant) -> None:
         for entry in self.guests.sweep(at):
             self._announce(entry)
             if entry.state is State.LEFT:
                 self._home.close(entry.instance_id)
+        for wait in self._waits.tick(at):
+            if wait.reader.node == self._ways.me:
+                self._ways.effects.append(CallEnded(wait.reader.call, "ok"))
         for call in self._forwarding.mute(at):
-            self._go(at, call)
+            if call.is_held:
+                self._end(call, _NOTHING)
+            else:
+                self._go(at, call)
         for instance_id, message_ids in self._acks.due(at):
             if self._places.find(instance_id).home is not None:
                 self._go(at, Forwarded(0, "ack", instance_id, wire.AckBody(message_ids)))

@@ -4,6 +4,7 @@
     Cast ────────────────────► mailbox ─► read … acknowledged          (guests)
     Ask to a guest ──────────► mailbox
 
+Who waits to read (``waits``) hears of whatever is put into a mailbox.
 Whatever ends in a mailbox ends in the streams that brought it.  A Response that
 answers a waiting request of this node is handed over on arrival and never lies in
 a mailbox.  When a guest moved to another home, what it had not finished is taken
@@ -34,6 +35,7 @@ from p2pmesh.protocol.types import (
     MessageWithdrawn,
     NodeId,
 )
+from p2pmesh.protocol.waits import Waits
 from p2pmesh.protocol.ways import Ways
 
 
@@ -61,6 +63,7 @@ class Home:
         self.is_leaving = False
         self.intake = Intake(directory, ways, counters)
         self.mailboxes = Mailboxes(account)
+        self.waits = Waits(counters)
         self._directory = directory
         self._ways = ways
         self._counters = counters
@@ -168,6 +171,7 @@ class Home:
     def _put(self, box: Mailbox, letter: Letter) -> bool:
         if not self.mailboxes.put(box, letter):
             return False
+        self.waits.mail_came(box.instance_id)
         if box.is_agent:
             self._ways.effects.append(MessageArrived(letter.envelope, letter.via, letter.attempt))
         return True

@@ -342,11 +342,20 @@ class Mesh:
         self._settle()
         return call
 
-    def read(self, at: Instant, instance_id: str, limit: int | None = None) -> int:
+    def read(
+        self, at: Instant, instance_id: str, limit: int | None = None, wait: float = 0.0
+    ) -> int:
+        """``wait``: seconds, for mail to come if there is none; 60 at most."""
         self._core.at = at
-        call = self._post.read(at, instance_id, limit)
+        call = self._post.read(at, instance_id, limit, wait)
         self._settle()
         return call
+
+    def give_up(self, at: Instant, call: int) -> None:
+        """The caller of this read went away: no CallEnded follows."""
+        self._core.at = at
+        self._post.give_up(at, call)
+        self._settle()
 
     def acknowledge(self, at: Instant, instance_id: str, message_ids: tuple[str, ...]) -> int:
         self._core.at = at

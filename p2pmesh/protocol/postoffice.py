@@ -190,9 +190,16 @@ class PostOffice:
         self._at = at
         return self._desk.call(at, "deregister", instance_id, None)
 
-    def read(self, at: Instant, instance_id: str, limit: int | None = None) -> int:
+    def read(
+        self, at: Instant, instance_id: str, limit: int | None = None, wait: float = 0.0
+    ) -> int:
         self._at = at
-        return self._desk.call(at, "read", instance_id, wire.ReadBody(limit or 0))
+        return self._desk.call(at, "read", instance_id, wire.ReadBody(limit or 0), wait)
+
+    def give_up(self, at: Instant, call: int) -> None:
+        """The caller of this read went away: nothing follows."""
+        self._at = at
+        self._desk.give_up(call)
 
     def acknowledge(self, at: Instant, instance_id: str, message_ids: tuple[str, ...]) -> int:
         self._at = at
@@ -208,6 +215,7 @@ class PostOffice:
         """Take nothing new for the own agent; what is under way goes on."""
         self._at = at
         self._home.is_leaving = True
+        self._desk.end_waits()
 
     @property
     def is_drained(self) -> bool:
@@ -251,6 +259,8 @@ class PostOffice:
                 self._desk.called(at, peer, message)
             case wire.CallResult():
                 self._desk.result(at, peer, message)
+            case wire.CallCancel():
+                self._desk.cancelled(peer, message)
             case wire.Handed():
                 self._home.handed(at, peer, message)
             case wire.Relay():
@@ -333,12 +343,13 @@ class PostOffice:
         self._outbox.opened(at, peer)
         self._asking.way_changed(at, peer)
         self._answering.clear(peer)
-        self._desk.opened(peer)
+        self._desk.opened(at, peer)
         self._broadcasts.opened(at, peer)
 
     def _closed(self, at: Instant, peer: NodeId) -> None:
         self._outbox.closed(at, peer)
         self._asking.way_changed(at, peer)
+        self._desk.closed(at, peer)
         self._tree.closed(at, peer)
 
     def membership_changed(
@@ -412,5 +423,6 @@ class PostOffice:
                 self.received(at, me, own.popleft())
             self._home.intake.flush(at)
             self._sending.settle(at)
+            self._desk.settle(at)
             if not own:
                 return

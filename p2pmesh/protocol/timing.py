@@ -95,6 +95,7 @@ GUEST_REVIVAL: Final = 3600.0
 FORWARD_TIMEOUT: Final = 1.0
 UNKNOWN_TARGET_WAIT: Final = 1.0
 RELAY_AFTER: Final = 3.0
+READ_WAIT_MAX: Final = 60.0  # for mail
 MESSAGE_TTL: Final = 24 * 3600.0
 CAST_REPAIR_AFTER: Final = 1.0
 LEAVE_TIMEOUT: Final = 4.0  # and up to a second until the goodbye is sent

@@ -279,8 +279,8 @@ class MessageMoved(msgspec.Struct, frozen=True):
 class CallEnded(msgspec.Struct, frozen=True):
     """The answer to a registry call that had to ask another node.
 
-    ``status``: ``ok``, ``unknown``, ``conflict``, ``forbidden``, ``full``,
-    ``unavailable`` (the home did not answer in time).
+    ``status``: ``ok``, ``unknown``, ``conflict``, ``forbidden``, ``full``, ``busy`` (too
+    many wait for this instance's mail), ``unavailable`` (the home did not answer in time).
     """
 
     call: int

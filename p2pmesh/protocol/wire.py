@@ -292,8 +292,10 @@ class Call(Message, frozen=True, array_like=True, tag=70):
 
 
 class CallResult(Message, frozen=True, array_like=True, tag=71):
+    """Answers a call; a read that waits is answered twice."""
+
     call: int
-    status: str  # as types.CallEnded, or "elsewhere": not at this node
+    status: str  # as types.CallEnded, "elsewhere": not at this node, or "waiting": nothing yet
     body: bytes = b""  # of "read": Letters
 
 
@@ -320,6 +322,12 @@ class RelayRefused(Message, frozen=True, array_like=True, tag=73):
     to: NodeId
 
 
+class CallCancel(Message, frozen=True, array_like=True, tag=74):
+    """Nobody waits for the result of this call any more."""
+
+    call: int
+
+
 # Bodies of Call, by operation ("deregister" has none, "respond" an Envelope: a
 # guest's Response, which its home passes on to who asked).
 
@@ -338,6 +346,7 @@ class HeartbeatBody(msgspec.Struct, frozen=True, array_like=True):
 
 class ReadBody(msgspec.Struct, frozen=True, array_like=True):
     limit: int  # 0: no limit but the answer's size
+    wait: int = 0  # ms, for mail to come if there is none
 
 
 class AckBody(msgspec.Struct, frozen=True, array_like=True):
@@ -353,7 +362,7 @@ class Letters(msgspec.Struct, frozen=True, array_like=True):
 
 MessagePlane: TypeAlias = (
     Post | Receipt | Done | Unsure | Ask | Answer | Cancel | Cast | CastReceipt | Relay
-    | Call | CallResult | Handed | RelayRefused
+    | Call | CallResult | Handed | RelayRefused | CallCancel
 )  # fmt: skip
 #: What the core's door passes to the post office.
 MESSAGE_PLANE: Final = get_args(MessagePlane)
