@@ -21,11 +21,13 @@ class NotStarted(MeshError):
 
 
 class UnknownTarget(MeshError):
-    """No instance has this id or name; ``nearest`` holds similar names."""
+    """No instance has this id or name; ``nearest`` holds similar names.  ``asked`` is the
+    URL of the node that a client of the HTTP API spoke to."""
 
-    def __init__(self, target: str, nearest: tuple[str, ...] = ()) -> None:
+    def __init__(self, target: str, nearest: tuple[str, ...] = (), asked: str = "") -> None:
         hint = f"; did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
-        super().__init__(f"no instance {target!r} is known in this mesh{hint}")
+        where = f"the mesh of {asked}" if asked else "this mesh"
+        super().__init__(f"no instance {target!r} is known in {where}{hint}")
         self.target = target
         self.nearest = nearest
 

@@ -132,10 +132,12 @@ def decode(data: bytes) -> Any:
         raise UnreadablePayload(f"not a payload: {error or type(error).__name__}") from error
 
 
-def refuse_unless_json(payload: Any, encoded_size: int, reader: str) -> None:
+def refuse_unless_json(
+    payload: Any, encoded_size: int, reader: str, *, what: str = "payload"
+) -> None:
     """Raise what says why ``reader`` (a guest, everyone) could not read it as JSON:
     TypeError or ValueError naming the part, or MessageTooLarge."""
-    _refuse(payload, _why_not_json, f", which {reader} reads as JSON")
+    _refuse(payload, _why_not_json, f", which {reader} reads as JSON", what)
     if encoded_size * _JSON_GROWTH <= GUEST_PAYLOAD_MAX:
         return
     size = len(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
@@ -160,14 +162,14 @@ def is_json(payload: Any) -> bool:
 _Judge = Callable[[Any, bool], str]  # a scalar, and whether it is a key -> what is wrong
 
 
-def _refuse(payload: Any, judge: _Judge, why: str = "") -> None:
+def _refuse(payload: Any, judge: _Judge, why: str = "", name: str = "payload") -> None:
     """Raise for the first part of ``payload`` that ``judge`` objects to."""
     path: list[str] = []
 
     def visit(value: Any) -> None:
         if len(path) > NESTING_MAX:
             raise ValueError(
-                f"the payload is nested too deeply: {NESTING_MAX} levels are carried everywhere"
+                f"the {name} is nested too deeply: {NESTING_MAX} levels are carried everywhere"
             )
         if isinstance(value, dict):
             for key, item in value.items():
@@ -185,7 +187,7 @@ def _refuse(payload: Any, judge: _Judge, why: str = "") -> None:
 
     def report(problem: str, where: list[str], what: str) -> None:
         if problem:
-            place = f"payload{''.join(where)}{f' {what}' if what else ''}"
+            place = f"{name}{''.join(where)}{f' {what}' if what else ''}"
             kind = ValueError if problem.startswith("holds") else TypeError
             raise kind(f"{place} {problem}{why}")
 
