@@ -135,9 +135,10 @@ class NodeBackend:
         return Sent(delivery.message_id, (target,), delivery.state)
 
     async def read(
-        self, instance_id: str, *, limit: int | None = None
+        self, instance_id: str, *, limit: int | None = None, wait: float = 0.0
     ) -> tuple[RegistryMessage, ...]:
-        ended = await self._running.exchange.call(self._running.core.read, instance_id, limit)
+        core = self._running.core
+        ended = await self._running.exchange.call(core.read, instance_id, limit, wait)
         _raise_for(ended.status, instance_id)
         read = zip(ended.messages, ended.vias, strict=True)
         opened = [(envelope, self._open(envelope, via)) for envelope, via in read]
@@ -214,5 +215,7 @@ def _raise_for(status: str, instance_id: str) -> None:
             raise Forbidden(f"{instance_id!r} is the agent of a live node")
         case "full":
             raise QueueFull("this mesh lists as many guests as it can; let some deregister")
+        case "busy":
+            raise QueueFull(f"too many readers wait for messages of {instance_id!r} already")
         case "unavailable":
             raise Unavailable(f"the home of {instance_id!r} does not answer; try again")

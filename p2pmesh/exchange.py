@@ -205,12 +205,17 @@ class Exchange:
     async def call(
         self, command: Callable[Concatenate[Instant, P], int], *args: P.args, **kwargs: P.kwargs
     ) -> CallEnded:
-        """A registry call of the core, and its end."""
+        """A registry call of the core, and its end.  Cancelled, a read is given up;
+        what changes something is done all the same."""
         number = self._driver.command(command, *args, **kwargs)
         end: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
         self._calls[number] = end
         try:
             return await end
+        except asyncio.CancelledError:
+            if not self._driver.is_stopped:
+                self._driver.command(self._driver.core.give_up, number)
+            raise
         finally:
             self._calls.pop(number, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from p2pmesh import AgentMessage, Node, QueueFull, RemoteError, RequestTimeout, UnknownTarget
 from p2pmesh.backend import NodeBackend
 from p2pmesh.http.backend import Conflict, Forbidden
+from p2pmesh.protocol import limits
 from p2pmesh.protocol.limits import MAILBOX_MESSAGES_MAX
 from p2pmesh.protocol.types import MemberJoined
 
@@ -43,6 +44,14 @@ async def register(backend: NodeBackend, instance_id: str) -> None:
 
 async def listed(node: Node, instance_id: str) -> None:
     await node.wait_for(id=instance_id, timeout=HANG)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(HANG):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_a_node_says_who_it_is(nodes: list[Node], backends: list[NodeBackend]) -> None:
@@ -96,6 +105,31 @@ async def test_a_message_to_a_guest_of_this_node_says_that_it_has_one_copy(
     there = await b.post("visitor", "guest", "Notification", 2, None)
     (recipient,) = b.message_state(there.message_id) or ()
     assert recipient.reason == "", "it is on its way"
+
+
+async def test_a_reader_that_gives_up_is_forgotten_at_the_guests_home(
+    nodes: list[Node], backends: list[NodeBackend]
+) -> None:
+    await register(backends[0], "guest")
+    await listed(nodes[1], "guest")
+    waits = nodes[0]._running.core._office._desk._waits
+    reading = [asyncio.create_task(each.read("guest", wait=60.0)) for each in backends]
+    await eventually(lambda: len(waits) == 3)
+    for task in reading:
+        task.cancel()
+    await asyncio.wait(reading)
+    await eventually(lambda: len(waits) == 0)
+
+
+async def test_a_reader_too_many_is_told_so(
+    nodes: list[Node], backends: list[NodeBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WAITS_PER_INSTANCE_MAX", 0)
+    await register(backends[0], "guest")
+    await listed(nodes[1], "guest")
+    for backend in backends[:2]:
+        with pytest.raises(QueueFull, match="too many readers wait for messages of 'guest'"):
+            await backend.read("guest", wait=60.0)
 
 
 async def test_what_nobody_has_is_unknown(backends: list[NodeBackend]) -> None:

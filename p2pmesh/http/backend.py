@@ -110,9 +110,10 @@ class Backend(Protocol):
         ...
 
     async def read(
-        self, instance_id: str, *, limit: int | None = None
+        self, instance_id: str, *, limit: int | None = None, wait: float = 0.0
     ) -> tuple[RegistryMessage, ...]:
-        """Unacknowledged messages, oldest first; raises Unavailable."""
+        """Unacknowledged messages, oldest first.  If there are none, those that come
+        within ``wait`` seconds.  Raises Unavailable, QueueFull: too many wait."""
         ...
 
     async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None: ...

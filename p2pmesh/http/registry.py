@@ -28,6 +28,7 @@ from p2pmesh.protocol.limits import (
     LABELS_MAX,
     MAILBOX_MESSAGES_MAX,
 )
+from p2pmesh.protocol.timing import READ_WAIT_MAX
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import read_hostname, read_instance_id, read_label
 
@@ -99,6 +100,14 @@ class MessagesQuery(Struct, frozen=True):
             description=f"how many messages at most, 1 to {MAILBOX_MESSAGES_MAX}",
         ),
     ] = MAILBOX_MESSAGES_MAX
+    wait: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=READ_WAIT_MAX,
+            description=f"how many seconds to wait if there is none, 0 to {READ_WAIT_MAX:g}",
+        ),
+    ] = 0.0
 
 
 class AckBody(Struct, frozen=True):
@@ -201,6 +210,8 @@ class Registry:
                 query=MessagesQuery,
                 summary="What an instance has not acknowledged, oldest first.",
                 answers={200: Messages},
+                refusals=(429,),
+                is_abandonable=True,
             ),
             # Two clients of one system use two paths.
             *(
@@ -272,11 +283,11 @@ class Registry:
         return json_answer(SentAnswer(sent.message_id, "queued", sent.delivered_to, sent.state))
 
     async def messages(self, call: Call) -> Answer:
-        instance_id, limit = call.parameters["id"], call.query.limit
+        instance_id, query = call.parameters["id"], call.query
         if not is_instance_id(instance_id):
             return json_answer({"messages": ()})
         texts, size = [], 0
-        for message in await self._backend.read(instance_id, limit=limit):
+        for message in await self._backend.read(instance_id, limit=query.limit, wait=query.wait):
             texts.append(message_out(message))
             size += len(texts[-1])
             if size > MESSAGES_BYTES_MAX and len(texts) > 1:

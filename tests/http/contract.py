@@ -653,6 +653,40 @@ class Contract:
             for path in ("/messages/ack/x", "/messages/x/ack"):
                 assert_refused(door.ask(post(path, body)), 422)
 
+    # --- waiting ----------------------------------------------------------------
+
+    def test_a_read_waits_for_a_message_at_any_node(self, doors: Doors) -> None:
+        with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
+            me = register(a)
+            all_list((b, c), me)
+            for door in (a, b, c):
+                door.send(get(f"/messages/{me}?wait=60"))
+            with doors.open(2) as sender:
+                sent = sender.ask(send(fresh(), me, "at last")).json["message_id"]
+            for door in (a, b, c):  # each within its hang guard, which is no minute
+                reply = door.read()
+                assert reply.status == 200
+                assert [each["message_id"] for each in reply.json["messages"]] == [sent]
+            # What lies there is not waited for, and a limit is kept.
+            assert b.ask(send(fresh(), me, 2)).status == 200
+            awaited(c, me, 2)
+            reply = c.ask(get(f"/messages/{me}?wait=60&limit=1"))
+            assert [each["message_id"] for each in reply.json["messages"]] == [sent]
+
+    def test_a_read_that_waits_in_vain_is_empty_at_the_end(self, doors: Doors) -> None:
+        with doors.open(0) as a, doors.open(1) as b:
+            me = register(a)
+            all_list((b,), me)
+            for door, who in ((a, me), (b, me), (a, fresh())):
+                started = time.monotonic()
+                assert door.ask(get(f"/messages/{who}?wait=0.3")).json == {"messages": []}
+                assert time.monotonic() - started >= 0.3
+
+    @pytest.mark.parametrize("query", ["wait=61", "wait=-1", "wait=soon", "wait=nan", "limit=0"])
+    def test_a_wait_or_limit_out_of_range_is_400(self, doors: Doors, query: str) -> None:
+        with doors.open() as door:
+            assert_refused(door.ask(get(f"/messages/{fresh()}?{query}")), 400)
+
     # --- bounds, repeats --------------------------------------------------------
 
     def test_a_full_queue_is_429_and_says_when_to_try_again(self, doors: Doors) -> None:

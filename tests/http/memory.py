@@ -8,6 +8,7 @@ contract that runs against it runs against real nodes too, which keeps it honest
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 import uuid
@@ -64,6 +65,20 @@ class MemoryMesh:
         self._births = itertools.count(1)
         self.nodes = [MemoryNode(self, number) for number in range(1, nodes + 1)]
         self.leader_id: str | None = self.nodes[0].instance_id
+        self.readers = 0  # that wait for mail
+        self._mail: asyncio.Future[None] | None = None
+
+    @property
+    def mail(self) -> asyncio.Future[None]:
+        """Done when a message comes for anybody; shielded from whoever gives up."""
+        if self._mail is None:
+            self._mail = asyncio.get_running_loop().create_future()
+        return asyncio.shield(self._mail)
+
+    def mail_came(self) -> None:
+        if self._mail is not None:
+            self._mail.set_result(None)
+            self._mail = None
 
     def life(self) -> str:
         return f"1795333175000.{next(self._births)}.7"
@@ -225,13 +240,26 @@ class MemoryNode:
             states[each] = "stored" if is_guest else "done"
             if is_guest:
                 agents[each].queue.append(message)
+        self.memory.mail_came()
         return Sent(message.message_id, tuple(recipients), "stored")
 
     async def read(
-        self, instance_id: str, *, limit: int | None = None
+        self, instance_id: str, *, limit: int | None = None, wait: float = 0.0
     ) -> tuple[RegistryMessage, ...]:
-        agent = self.memory.agents.get(read_instance_id(instance_id))
-        return tuple(agent.queue[:limit]) if agent else ()
+        read_instance_id(instance_id)
+        deadline = time.monotonic() + wait
+        while True:
+            agent = self.memory.agents.get(instance_id)
+            rest = deadline - time.monotonic()
+            if (agent is not None and agent.queue) or rest <= 0:
+                return tuple(agent.queue[:limit]) if agent else ()
+            self.memory.readers += 1
+            with contextlib.suppress(TimeoutError):
+                try:
+                    async with asyncio.timeout(rest):
+                        await self.memory.mail
+                finally:
+                    self.memory.readers -= 1
 
     async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None:
         agent = self.memory.agents.get(read_instance_id(instance_id))

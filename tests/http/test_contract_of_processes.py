@@ -19,6 +19,7 @@ from tests.http.contract import (
     assert_refused,
     awaited,
     eventually,
+    fresh,
     instances,
     register,
     send,
@@ -111,3 +112,26 @@ def test_what_only_a_home_knows_is_503_while_it_does_not_answer(home: Path) -> N
         finally:
             silent.signal(signal.SIGCONT)
         eventually(lambda: a.ask(get(f"/messages/{me}")).status == 200, "still silent")
+
+
+def test_who_waits_at_a_node_that_leaves_is_answered_and_waits_on_at_another(home: Path) -> None:
+    with (
+        running(home, 2) as (staying, leaving),
+        Connection(address(staying)) as a,
+        Connection(address(leaving)) as b,
+    ):
+        me = register(b)
+        all_list([a], me)
+        for door in (a, b):
+            door.send(get(f"/messages/{me}?wait=60"))
+        with Connection(address(leaving)) as other:
+            assert other.ask(get(f"/messages/{me}?wait=0.3")).json == {"messages": []}
+        assert leaving.leave() == 0
+        assert b.read().json == {"messages": []}
+        with Connection(address(staying)) as other:
+            # Its guest is nobody's now; the node that it speaks to next takes it in.
+            beat = other.ask(post(f"/registry/heartbeat/{me}", {"status": "healthy"}))
+            assert beat.status == 200
+            sent = other.ask(send(fresh(), me, "hello")).json
+        (message,) = a.read().json["messages"]
+        assert message["message_id"] == sent["message_id"]
