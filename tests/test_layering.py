@@ -47,6 +47,7 @@ PROTOCOL: Final = {
         {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"}
         | {"waits"},
         {"home", "places", "targets", "tracking"},
+        {"registrar"},
         {"casting", "guestdesk"},
         {"sending"},
         {"postoffice"},

@@ -17,8 +17,8 @@ the place may have changed it asks anew.  An acknowledgement that its home did n
 is kept and sent again.  A guest's Response goes to its home first, which knows who
 asked; if it answers nothing there, it becomes a message.
 
-Not here: what a guest's entry says (``guests``), what is in mailboxes (``home``), and
-calls on their way (``calls``).
+Not here: the answers (``registrar``), what is in mailboxes (``home``), and calls on
+their way (``calls``).
 """
 
 from __future__ import annotations
@@ -39,33 +39,24 @@ from p2pmesh.protocol.calls import (
     body_of,
     letters_of,
 )
-from p2pmesh.protocol.directory import Directory, is_live
+from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import milliseconds
-from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
-from p2pmesh.protocol.places import Place, Places, Where
+from p2pmesh.protocol.places import Place, Places
+from p2pmesh.protocol.registrar import WAITING, Outcome, Registrar
 from p2pmesh.protocol.requests import Answering
-from p2pmesh.protocol.stamps import joining_stamp
-from p2pmesh.protocol.types import CallEnded, Envelope, GuestEntry, Instant, NodeId, State
+from p2pmesh.protocol.types import CallEnded, Envelope, Instant, NodeId
 from p2pmesh.protocol.waits import Reader, Wait
-from p2pmesh.protocol.ways import Announce, Ways
+from p2pmesh.protocol.ways import Ways
 
 _ASKED_HOMES_MAX: Final = 2
-
-
 _STATUSES: Final = frozenset(
     {"ok", "unknown", "conflict", "forbidden", "full", "busy", "unavailable"}
 )
 
 
-class _Outcome(NamedTuple):
-    status: str
-    letters: wire.Letters = NO_LETTERS
-
-
-_WAITING: Final = _Outcome("waiting")
-_NOTHING: Final = _Outcome("ok")
-_ELSEWHERE: Final = _Outcome("elsewhere")
+_NOTHING: Final = Outcome("ok")
+_ELSEWHERE: Final = Outcome("elsewhere")
 
 
 class Responded(NamedTuple):
@@ -87,20 +78,17 @@ class GuestDesk:
         counters: Counter[str],
         entropy: Callable[[int], bytes],
     ) -> None:
-        self.guests = Guests(directory.me)
+        self._acks = KeptAcks(counters)
+        self._registrar = Registrar(directory, ways, home, answering, self._acks, counters, entropy)
+        self.guests = self._registrar.guests
         agent = home.mailboxes.agent
         self._places = Places(directory, self.guests, agent.instance_id if agent else None)
         self._responded: list[Responded] = []
         self._directory = directory
         self._ways = ways
-        self._home = home
         self._waits = home.waits
-        self._answering = answering
         self._counters = counters
-        self._entropy = entropy
         self._forwarding = Forwarding(directory, ways, counters, entropy)
-        self._acks = KeptAcks(counters)
-        self._life = directory.my_life()
         self._calls = 0
 
     @property
@@ -155,30 +143,13 @@ class GuestDesk:
         is_new = where.home is not None and where.home != call.home
         if not is_remote or not is_new or call.asked >= _ASKED_HOMES_MAX:
             reader = Reader(self._ways.me, call.call)
-            self._end(call, self._perform(at, where, call.instance_id, call.body_at(at), reader))
+            outcome = self._registrar.perform(at, where, call.instance_id, call.body_at(at), reader)
+            self._end(call, outcome)
         elif where.home is not None and not self._forwarding.forward(at, call, where.home):
-            self._end(call, _Outcome("unavailable"))
+            self._end(call, Outcome("unavailable"))
 
-    def _perform(
-        self, at: Instant, where: Where, instance_id: str, body: Body, reader: Reader
-    ) -> _Outcome:
-        """Answer here; whoever should have, did not."""
-        match body:
-            case wire.RegisterBody():
-                return self._register(at, where, instance_id, body)
-            case wire.HeartbeatBody():
-                return self._heartbeat(at, where, instance_id, body)
-            case wire.ReadBody():
-                return self._read(at, where, instance_id, body, reader)
-            case wire.AckBody():
-                return self._acknowledge(at, where, instance_id, body)
-            case Envelope():
-                return self._respond(body)
-            case None:
-                return self._deregister(at, where, instance_id)
-
-    def _end(self, call: Forwarded, outcome: _Outcome) -> None:
-        if outcome is _WAITING:
+    def _end(self, call: Forwarded, outcome: Outcome) -> None:
+        if outcome is WAITING:
             return
         if isinstance(call.body, Envelope):
             self._responded.append(Responded(call.body, outcome.status == "ok"))
@@ -187,116 +158,6 @@ class GuestDesk:
             self._ways.effects.append(
                 CallEnded(call.call, outcome.status, letters.messages, letters.vias)
             )
-
-    # --- answered here ----------------------------------------------------------------
-
-    def _register(
-        self, at: Instant, where: Where, instance_id: str, body: wire.RegisterBody
-    ) -> _Outcome:
-        life = self._directory.my_life()
-        if where.place is Place.AGENT:
-            return _Outcome("conflict")
-        if life is None:
-            return _Outcome("unavailable")
-        if not is_registrable(instance_id, body):
-            return _Outcome("forbidden")
-        if where.place is not Place.MINE and self.guests.is_full():
-            self._counters["guests_full"] += 1
-            return _Outcome("full")
-        random = int.from_bytes(self._entropy(4))
-        stamp = joining_stamp(at.wall, self._directory.highest(), at.wall, None, random)
-        self._announce(
-            self.guests.register(at, instance_id, body, life=life, known=where.entry, stamp=stamp)
-        )
-        self._home.mailboxes.open(instance_id)
-        return _Outcome("ok")
-
-    def _heartbeat(
-        self, at: Instant, where: Where, instance_id: str, body: wire.HeartbeatBody
-    ) -> _Outcome:
-        if where.place is Place.AGENT:
-            return _Outcome("ok")
-        if where.place is Place.NOWHERE or where.entry is None:
-            return _Outcome("unknown")
-        if where.place is not Place.MINE:
-            refused = self._adopt(at, instance_id, where.entry)
-            if refused is not None:
-                return refused
-        elif not self.guests.can_revive(at, instance_id):
-            return _Outcome("unknown")
-        self._announce(self.guests.beat(at, instance_id, body.status, body.metrics))
-        return _Outcome("ok")
-
-    def _adopt(self, at: Instant, instance_id: str, entry: GuestEntry) -> _Outcome | None:
-        """Its home does not answer for it any more; None: it lives here now."""
-        life = self._directory.my_life()
-        if life is None:
-            return _Outcome("unavailable")
-        if self.guests.is_full():
-            self._counters["guests_full"] += 1
-            return _Outcome("full")
-        self._counters["guest_adopted"] += 1
-        self._announce(self.guests.adopt(at, entry, life))
-        self._home.mailboxes.open(instance_id)
-        return None
-
-    def _deregister(self, at: Instant, where: Where, instance_id: str) -> _Outcome:
-        match where.place:
-            case Place.AGENT:
-                return _Outcome("forbidden")
-            case Place.NOWHERE:
-                return _Outcome("unknown")
-            case Place.REMOTE:
-                return _Outcome("unavailable")
-            case Place.ORPHAN:
-                assert where.entry is not None
-                refused = self._adopt(at, instance_id, where.entry)
-                if refused is not None:
-                    return refused
-        self._announce(self.guests.leave(instance_id))
-        self._home.close(instance_id)
-        return _Outcome("ok")
-
-    def _read(
-        self, at: Instant, where: Where, instance_id: str, body: wire.ReadBody, reader: Reader
-    ) -> _Outcome:
-        box = self._home.mailboxes.get(instance_id) if where.home == self._ways.me else None
-        if box is None and where.place in (Place.REMOTE, Place.AGENT):
-            return _Outcome("unavailable")
-        letters = box.read(body.limit) if box is not None else ()
-        if not letters and body.wait > 0 and not self._home.is_leaving:
-            seconds = min(body.wait / 1000, timing.READ_WAIT_MAX)
-            return self._wait(Wait(instance_id, reader, body.limit, at.now + seconds))
-        return _Outcome(
-            "ok",
-            wire.Letters(
-                tuple(letter.envelope for letter in letters),
-                tuple(letter.via for letter in letters),
-            ),
-        )
-
-    def _wait(self, wait: Wait) -> _Outcome:
-        return _WAITING if self._waits.add(wait) else _Outcome("busy")
-
-    def _acknowledge(
-        self, at: Instant, where: Where, instance_id: str, body: wire.AckBody
-    ) -> _Outcome:
-        if where.home == self._ways.me:
-            self._home.acknowledge(instance_id, body.message_ids)
-        elif where.place is not Place.NOWHERE:
-            self._acks.keep(at, instance_id, body.message_ids)
-        return _Outcome("ok")
-
-    def _respond(self, response: Envelope) -> _Outcome:
-        query = self._answering.asked_with(response.correlation_id)
-        if query is None or query.instance_id != response.source:
-            return _Outcome("unknown")
-        self._answering.answer(query, response)
-        return _Outcome("ok")
-
-    def _announce(self, entry: GuestEntry | None) -> None:
-        if entry is not None:
-            self._ways.effects.append(Announce(entry))
 
     # --- answered elsewhere -----------------------------------------------------------
 
@@ -321,12 +182,12 @@ class GuestDesk:
             letters = letters_of(message)
         if isinstance(call.body, wire.AckBody) and status == "ok":
             self._acks.forget(call.instance_id, call.body.message_ids)
-        self._end(call, _Outcome("unavailable") if letters is None else _Outcome(status, letters))
+        self._end(call, Outcome("unavailable") if letters is None else Outcome(status, letters))
 
-    def _wait_here(self, call: Forwarded) -> _Outcome:
+    def _wait_here(self, call: Forwarded) -> Outcome:
         assert isinstance(call.body, wire.ReadBody)
         reader = Reader(self._ways.me, call.call)
-        return self._wait(Wait(call.instance_id, reader, call.body.limit, call.until))
+        return self._registrar.wait(Wait(call.instance_id, reader, call.body.limit, call.until))
 
     def opened(self, at: Instant, peer: NodeId) -> None:
         """There is a new way to this peer."""
@@ -348,10 +209,10 @@ class GuestDesk:
             outcome = _ELSEWHERE
         else:
             reader = Reader(peer, message.call)
-            outcome = self._perform(at, where, message.instance_id, body, reader)
+            outcome = self._registrar.perform(at, where, message.instance_id, body, reader)
         self._reply(peer, message.call, outcome)
 
-    def _reply(self, peer: NodeId, call: int, outcome: _Outcome) -> None:
+    def _reply(self, peer: NodeId, call: int, outcome: Outcome) -> None:
         letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
         self._ways.send(peer, wire.CallResult(call, outcome.status, letters))
 
@@ -377,8 +238,8 @@ class GuestDesk:
             outcome = _ELSEWHERE
             if where.place not in (Place.REMOTE, Place.ORPHAN):
                 body = wire.ReadBody(wait.limit, milliseconds(wait.until - at.now))
-                outcome = self._read(at, where, wait.instance_id, body, wait.reader)
-            if outcome is not _WAITING:
+                outcome = self._registrar.read(at, where, wait.instance_id, body, wait.reader)
+            if outcome is not WAITING:
                 self._reply(node, call, outcome)
 
     def end_waits(self) -> None:
@@ -395,26 +256,9 @@ class GuestDesk:
     ) -> list[tuple[str, list[HandOver]]]:
         """States, homes or lives changed.  Returns what guests that live elsewhere
         by now had not finished here."""
-        life = self._directory.my_life()
-        if life is not None and life != self._life:
-            self._life = life
-            for entry in self.guests.relive(life):
-                self._announce(entry)
+        moved = self._registrar.follow(at, instances)
         for call in self._forwarding.gone(nodes):
             self._go(at, call)
-        moved: list[tuple[str, list[HandOver]]] = []
-        for instance_id in instances:
-            if instance_id not in self.guests:
-                continue
-            instance = self._directory.instance(instance_id)
-            if is_live(instance) and instance.kind == "node":
-                self._announce(self.guests.leave(instance_id))  # an agent outbids a guest
-            elif self.guests.is_outbid(self._directory.entry(instance_id), instance_id):
-                self.guests.drop(instance_id)
-            else:
-                continue
-            self._counters["guest_outbid"] += 1
-            moved.append((instance_id, self._home.move_out(at, instance_id)))
         self._look_at_waits(at, nodes, instances)
         return moved
 
@@ -429,10 +273,7 @@ class GuestDesk:
             self._go(at, call)
 
     def tick(self, at: Instant) -> None:
-        for entry in self.guests.sweep(at):
-            self._announce(entry)
-            if entry.state is State.LEFT:
-                self._home.close(entry.instance_id)
+        self._registrar.sweep(at)
         for wait in self._waits.tick(at):
             if wait.reader.node == self._ways.me:
                 self._ways.effects.append(CallEnded(wait.reader.call, "ok"))
