@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from p2pmesh.errors import MeshError, NotStarted
+from p2pmesh.lag import Lag
 from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.timing import LAG_TOLERANCE
 from p2pmesh.protocol.types import (
@@ -82,6 +83,7 @@ class Driver:
             Stop: self._stop,
         }
         self.refused_off_link = 0
+        self.lag = Lag()
         self.is_stopped = True
         self.transport = TcpTransport(
             opened=self._opened,
@@ -180,6 +182,7 @@ class Driver:
     def _fire(self) -> None:
         if not self.is_stopped:
             at = self._now()
+            self.lag.add(at.now - self._timer_due)
             self._timer = None
             self._lag_told = False
             self.core.handle_timer(at)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from p2pmesh.driver import Driver
 from p2pmesh.errors import NotStarted, StoreFull
+from p2pmesh.lag import BOUNDS
 from p2pmesh.protocol.types import (
     AskUnacked,
     Close,
@@ -161,6 +163,18 @@ async def test_the_timer_fires_when_it_is_due_and_earlier_when_it_is_moved_forwa
     one.want()
     await one.core.until("handle_timer")
     assert "loop_lagged" not in one.core.names()
+
+
+async def test_how_late_timers_run_is_counted(rig: Callable[..., Rig]) -> None:
+    one = rig()
+    one.core.due = instant().now + 0.01
+    one.want()
+    await settle()
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is held up
+    await one.core.until("handle_timer")
+    lag = one.driver.lag
+    assert lag.total > 0.15
+    assert sum(lag.counts) == sum(lag.counts[bisect_left(BOUNDS, 0.15) :]) == 1
 
 
 async def test_a_timer_asked_for_too_late_is_no_lag_of_the_loop(rig: Callable[..., Rig]) -> None:

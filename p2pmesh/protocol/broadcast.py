@@ -125,6 +125,9 @@ class Broadcasts:
         self._held: dict[int, Held] = {}  # ascending
         self._bytes = 0
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     # --- sending ------------------------------------------------------------------
 
     def accept(

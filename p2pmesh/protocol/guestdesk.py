@@ -97,6 +97,13 @@ class GuestDesk:
             self.guests.next_at, self._forwarding.next_at, self._acks.next_at, self._waits.next_at
         )
 
+    def depths(self) -> dict[str, int]:
+        return {
+            "calls_forwarded": len(self._forwarding),
+            "reads_waiting": len(self._waits),
+            "acks_kept": self._acks.count,
+        }
+
     # --- calls ------------------------------------------------------------------------
 
     def call(

@@ -154,6 +154,12 @@ class Mailboxes:
     def all(self) -> list[Mailbox]:
         return list(self._boxes.values())
 
+    def depths(self) -> dict[str, int]:
+        """Letters of the own agent, and of all guests."""
+        own = len(self.agent.letters) if self.agent is not None else 0
+        every = sum(len(box.letters) for box in self._boxes.values())
+        return {"mailbox_agent": own, "mailbox_guests": every - own}
+
     def close(self, instance_id: str) -> list[Letter]:
         """The instance lives here no more: what it had not finished."""
         box = self._boxes.pop(instance_id, None)

@@ -48,6 +48,7 @@ from p2pmesh.protocol.types import (
     Instant,
     LeaderInfo,
     LinkInfo,
+    Load,
     Member,
     MemberJoined,
     MeshConfig,
@@ -447,6 +448,10 @@ class Mesh:
     def counters(self) -> dict[str, int]:
         """How often something was dropped, refused or odd, by reason."""
         return {**self._core.connections.counters, **self._office.counters}
+
+    def load(self) -> Load:
+        """What the message plane holds now, and what it did."""
+        return self._office.load()
 
     @property
     def is_joined(self) -> bool:

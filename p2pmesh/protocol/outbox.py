@@ -536,6 +536,20 @@ class Outbox:
                 lane.stream.rewind()
                 outlet.make_ready(lane)
 
+    # --- looking on -----------------------------------------------------------------
+
+    def depths(self) -> dict[str, int]:
+        """Copies by how far they are."""
+        streams = [lane.stream for lane in self._by_id.values()]
+        unsent = sum(len(stream.unsent) for stream in streams)
+        sent = sum(len(stream.sent) for stream in streams)
+        held = sum(len(stream.items) for stream in streams)
+        return {
+            "outbox_unsent": unsent,
+            "outbox_unreceipted": sent,
+            "outbox_receipted": held - unsent - sent,
+        }
+
     # --- leaving ------------------------------------------------------------------
 
     def unreceipted(self) -> Iterator[Item]:

@@ -32,7 +32,14 @@ from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.requests import Answering, Asking
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
 from p2pmesh.protocol.tracking import Tracking
-from p2pmesh.protocol.types import Instant, NodeId, Recipient
+from p2pmesh.protocol.types import (
+    Instant,
+    Load,
+    MessageMoved,
+    NodeId,
+    Recipient,
+    SendRefused,
+)
 from p2pmesh.protocol.ways import NEVER, Announce, Effect, NeedLink, SendTo, Ways
 
 __all__ = ["Announce", "Effect", "NeedLink", "PostOffice", "SendTo"]
@@ -47,7 +54,7 @@ class PostOffice:
         """``agent``: the instance id of this node's own agent, if it has one."""
         self.counters: Counter[str] = Counter()
         self._entropy = entropy
-        account = Account()
+        account = self._account = Account()
         counters = self.counters
         ways = self._ways = Ways(directory, counters)
         self._outbox = Outbox(directory, ways, account, counters, entropy)
@@ -69,6 +76,7 @@ class PostOffice:
 
     # --- commands: messages ---------------------------------------------------------
 
+        self._moved: Counter[str] = Counter()  # copies accepted here, by the states they reached
     def send(
         self,
         at: Instant,
@@ -93,6 +101,7 @@ class PostOffice:
 
     def broadcast(
         self,
+        self._moved["accepted"] += 1
         at: Instant,
         *,
         source: str,
@@ -111,6 +120,7 @@ class PostOffice:
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; None: not known (any more);
+        self._moved["accepted"] += len(held.states)
         empty: its target is looked for."""
         return self._tracking.state(message_id)
 
@@ -417,8 +427,29 @@ class PostOffice:
 
     def _settle(self, at: Instant) -> None:
         """Deliver what this node sent to itself, and tell what is due."""
+        for effect in effects:
+            if isinstance(effect, MessageMoved) and effect.state != "queued":
+                self._moved[effect.state] += 1
+            elif isinstance(effect, SendRefused):
+                self._moved["refused"] += 1
         own, me = self._ways.own, self._ways.me
         while True:
+    def load(self) -> Load:
+        """What is held now, and what became of what was accepted."""
+        return Load(
+            depths={
+                **self._outbox.depths(),
+                **self._home.mailboxes.depths(),
+                **self._sending.depths(),
+                **self._desk.depths(),
+                "broadcasts": len(self._broadcasts),
+                "requests_asked": len(self._asking),
+                "requests_to_answer": len(self._answering),
+            },
+            bytes=self._account.used,
+            moved=dict(self._moved),
+        )
+
             while own:
                 self.received(at, me, own.popleft())
             self._home.intake.flush(at)

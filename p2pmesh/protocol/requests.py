@@ -87,6 +87,9 @@ class Asking:
         self._asked: dict[int, Asked] = {}
         self._by_message: dict[str, Asked] = {}
 
+    def __len__(self) -> int:
+        return len(self._asked)
+
     def open(self, envelope: Envelope, target: str, deadline: float) -> Asked:
         """Number a request; it waits for its target.  Raises QueueFull."""
         self._number += 1
@@ -308,6 +311,9 @@ class Answering:
         self._by_number: dict[int, Query] = {}
         self._kept: OrderedDict[tuple[NodeId, int], _Kept] = OrderedDict()  # oldest first
         self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._queries)
 
     def is_asked(self) -> bool:
         """Does a request to the own agent wait for its handler?"""

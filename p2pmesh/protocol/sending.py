@@ -93,6 +93,10 @@ class Sending:
     def next_at(self) -> float:
         return self._waiting.next_at
 
+    def depths(self) -> dict[str, int]:
+        """What has no recipient yet."""
+        return {"targets_awaited": len(self._waiting), "responses_asked": len(self._responses)}
+
     # --- messages -----------------------------------------------------------------------
 
     def send(

@@ -136,6 +136,9 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self._parcels)
 
+    def __len__(self) -> int:
+        return sum(map(len, self._parcels.values()))
+
     def add(self, parcel: Parcel, give_up_at: float) -> None:
         """Raises QueueFull."""
         others = self._parcels.get(parcel.target, ())

@@ -328,6 +328,14 @@ class LinkInfo(msgspec.Struct, frozen=True):
     since: float  # seconds ago
 
 
+class Load(msgspec.Struct, frozen=True):
+    """What the message plane of a node holds now, and what it did since it started."""
+
+    depths: dict[str, int]  # by queue: how many are in it
+    bytes: int  # of all messages that are held
+    moved: dict[str, int]  # by state: copies accepted here that reached it
+
+
 class Token(msgspec.Struct, frozen=True, order=True):
     """A fencing token.  A later leader's compares greater than an earlier one's
     where both claims happened in one component."""
