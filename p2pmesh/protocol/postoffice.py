@@ -72,11 +72,11 @@ class PostOffice:
             directory, ways, account, counters, self._outbox, self._asking,
             self._answering, self._desk, self._tracking,
         )  # fmt: skip
+        self._moved: Counter[str] = Counter()  # copies accepted here, by the states they reached
         self._at = Instant(0.0, 0)
 
     # --- commands: messages ---------------------------------------------------------
 
-        self._moved: Counter[str] = Counter()  # copies accepted here, by the states they reached
     def send(
         self,
         at: Instant,
@@ -97,11 +97,11 @@ class PostOffice:
         self._at = at
         envelope = make_envelope(at, self._entropy, source, target, type, payload, correlation_id)
         self._sending.send(at, envelope, target, deadline(at, ttl), named=named)
+        self._moved["accepted"] += 1
         return envelope.message_id
 
     def broadcast(
         self,
-        self._moved["accepted"] += 1
         at: Instant,
         *,
         source: str,
@@ -116,11 +116,11 @@ class PostOffice:
         envelope = make_envelope(at, self._entropy, source, None, type, payload, correlation_id)
         held = self._casting.broadcast(at, envelope, deadline(at, ttl))
         self._tracking.put(envelope.message_id, held)
+        self._moved["accepted"] += len(held.states)
         return envelope.message_id, tuple(held.states)
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; None: not known (any more);
-        self._moved["accepted"] += len(held.states)
         empty: its target is looked for."""
         return self._tracking.state(message_id)
 
@@ -423,17 +423,13 @@ class PostOffice:
         """Everything to do since the last call, in order."""
         self._settle(self._at)
         effects, self._ways.effects = self._ways.effects, []
-        return effects
-
-    def _settle(self, at: Instant) -> None:
-        """Deliver what this node sent to itself, and tell what is due."""
         for effect in effects:
             if isinstance(effect, MessageMoved) and effect.state != "queued":
                 self._moved[effect.state] += 1
             elif isinstance(effect, SendRefused):
                 self._moved["refused"] += 1
-        own, me = self._ways.own, self._ways.me
-        while True:
+        return effects
+
     def load(self) -> Load:
         """What is held now, and what became of what was accepted."""
         return Load(
@@ -450,6 +446,10 @@ class PostOffice:
             moved=dict(self._moved),
         )
 
+    def _settle(self, at: Instant) -> None:
+        """Deliver what this node sent to itself, and tell what is due."""
+        own, me = self._ways.own, self._ways.me
+        while True:
             while own:
                 self.received(at, me, own.popleft())
             self._home.intake.flush(at)
