@@ -45,7 +45,7 @@ PROTOCOL: Final = {
         {"directory", "envelopes", "window"},
         {"ways", "streams"},
         {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"}
-        | {"waits"},
+        | {"acks", "waits"},
         {"home", "places", "targets", "tracking"},
         {"registrar"},
         {"casting", "guestdesk"},

@@ -1,9 +1,8 @@
-"""Registry calls on their way to another node, and acknowledgements kept for one.
+"""Registry calls on their way to another node.
 
     Forwarding   call ──Call──► home ──CallResult──► answered()
                  no answer in FORWARD_TIMEOUT, or the home died ─► mute(), gone()
                  a read that waits: "waiting" ─► hold() ──CallResult──► answered()
-    KeptAcks     what no home has taken yet, for an hour
 
 A call is said when there is a way to the home, and once more on every new one.  While
 one is held, a way to its home is kept: that is how mail is told.
@@ -24,9 +23,6 @@ from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import milliseconds
 from p2pmesh.protocol.types import Envelope, Instant, Life, NodeId
 from p2pmesh.protocol.ways import NEVER, Ways
-
-ACK_RETRY: Final = 5.0
-_ACKS_KEPT_FOR: Final = 3600.0
 
 #: The arguments of a call, by their type; None: to deregister.
 Body: TypeAlias = (
@@ -223,45 +219,3 @@ class Forwarding:
 
     def _taken(self, numbers: list[int]) -> list[Forwarded]:
         return [self._calls.pop(number) for number in numbers]
-
-
-class KeptAcks:
-    """Acknowledgements that no home has taken yet."""
-
-    def __init__(self, counters: Counter[str]) -> None:
-        self.next_at = NEVER
-        self.count = 0
-        self._counters = counters
-        self._acks: dict[str, dict[str, float]] = {}  # instance -> message -> kept until
-
-    def keep(self, at: Instant, instance_id: str, message_ids: Collection[str]) -> None:
-        kept = self._acks.setdefault(instance_id, {})
-        for message_id in message_ids:
-            if self.count >= limits.ACKS_KEPT_MAX:
-                self._counters["acks_full"] += 1
-                break
-            if message_id not in kept:
-                kept[message_id] = at.now + _ACKS_KEPT_FOR
-                self.count += 1
-        if not kept:
-            del self._acks[instance_id]
-        self.next_at = min(self.next_at, at.now + ACK_RETRY)
-
-    def forget(self, instance_id: str, message_ids: Collection[str]) -> None:
-        """Their home has taken them."""
-        kept = self._acks.get(instance_id, {})
-        for message_id in message_ids:
-            if kept.pop(message_id, None) is not None:
-                self.count -= 1
-        if not kept:
-            self._acks.pop(instance_id, None)
-
-    def due(self, at: Instant) -> list[tuple[str, tuple[str, ...]]]:
-        """What to try again now, by instance."""
-        if at.now < self.next_at:
-            return []
-        for instance_id, kept in list(self._acks.items()):
-            over = [message_id for message_id, until in kept.items() if until <= at.now]
-            self.forget(instance_id, over)
-        self.next_at = at.now + ACK_RETRY if self._acks else NEVER
-        return [(instance_id, tuple(kept)) for instance_id, kept in self._acks.items()]

@@ -14,7 +14,8 @@ A forwarded call waits FORWARD_TIMEOUT (*mute*: no answer by then, or the home d
 meanwhile).  A read that waits for mail waits at the home, which says so at once, and
 answers when there is some; where nobody is home, it waits here for a home.  Whenever
 the place may have changed it asks anew.  An acknowledgement that its home did not take
-is kept and sent again.  A guest's Response goes to its home first, which knows who
+is kept (``acks``) and sent on as soon as the home answers or is another; until then its
+messages are not listed here.  A guest's Response goes to its home first, which knows who
 asked; if it answers nothing there, it becomes a message.
 
 Not here: the answers (``registrar``), what is in mailboxes (``home``), and calls on
@@ -30,12 +31,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from p2pmesh.protocol import timing, wire
+from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.calls import (
     NO_LETTERS,
     Body,
     Forwarded,
     Forwarding,
-    KeptAcks,
     body_of,
     letters_of,
 )
@@ -75,11 +76,12 @@ class GuestDesk:
         ways: Ways,
         home: Home,
         answering: Answering,
+        acks: KeptAcks,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
     ) -> None:
-        self._acks = KeptAcks(counters)
-        self._registrar = Registrar(directory, ways, home, answering, self._acks, counters, entropy)
+        self._acks = acks
+        self._registrar = Registrar(directory, ways, home, answering, acks, counters, entropy)
         self.guests = self._registrar.guests
         agent = home.mailboxes.agent
         self._places = Places(directory, self.guests, agent.instance_id if agent else None)
@@ -101,7 +103,7 @@ class GuestDesk:
         return {
             "calls_forwarded": len(self._forwarding),
             "reads_waiting": len(self._waits),
-            "acks_kept": self._acks.count,
+            "acks_kept": len(self._acks),
         }
 
     # --- calls ------------------------------------------------------------------------
@@ -186,10 +188,29 @@ class GuestDesk:
         status = message.status if message.status in _STATUSES else "unavailable"
         letters: wire.Letters | None = NO_LETTERS
         if call.operation == "read" and status == "ok":
-            letters = letters_of(message)
-        if isinstance(call.body, wire.AckBody) and status == "ok":
-            self._acks.forget(call.instance_id, call.body.message_ids)
+            letters = self._without_acknowledged(call.instance_id, letters_of(message))
+        if isinstance(call.body, wire.AckBody):
+            if status == "ok":
+                self._acks.forget(call.instance_id, call.body.message_ids)
+        else:
+            self._send_kept(at, call.instance_id)  # its home answers again
         self._end(call, Outcome("unavailable") if letters is None else Outcome(status, letters))
+
+    def _without_acknowledged(
+        self, instance_id: str, letters: wire.Letters | None
+    ) -> wire.Letters | None:
+        """Less what its home does not know yet to be done."""
+        if letters is None or not self._acks.of(instance_id):
+            return letters
+        pairs = zip(letters.messages, letters.vias, strict=True)
+        left = [pair for pair in pairs if not self._acks.has(instance_id, pair[0].message_id)]
+        return wire.Letters(tuple(each for each, _ in left), tuple(via for _, via in left))
+
+    def _send_kept(self, at: Instant, instance_id: str) -> None:
+        """Acknowledgements that wait here, to the home that it has by now elsewhere."""
+        kept = self._acks.of(instance_id)
+        if kept and self._places.find(instance_id).home not in (None, self._ways.me):
+            self._go(at, Forwarded(0, "ack", instance_id, wire.AckBody(kept)))
 
     def _wait_here(self, call: Forwarded) -> Outcome:
         assert isinstance(call.body, wire.ReadBody)
@@ -266,6 +287,8 @@ class GuestDesk:
         moved = self._registrar.follow(at, instances)
         for call in self._forwarding.gone(nodes):
             self._go(at, call)
+        for instance_id in instances:
+            self._send_kept(at, instance_id)
         self._look_at_waits(at, nodes, instances)
         return moved
 
@@ -289,6 +312,5 @@ class GuestDesk:
                 self._end(call, _NOTHING)
             else:
                 self._go(at, call)
-        for instance_id, message_ids in self._acks.due(at):
-            if self._places.find(instance_id).home is not None:
-                self._go(at, Forwarded(0, "ack", instance_id, wire.AckBody(message_ids)))
+        for instance_id in self._acks.due(at):
+            self._send_kept(at, instance_id)

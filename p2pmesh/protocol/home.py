@@ -7,8 +7,9 @@
 Who waits to read (``waits``) hears of whatever is put into a mailbox.
 Whatever ends in a mailbox ends in the streams that brought it.  A Response that
 answers a waiting request of this node is handed over on arrival and never lies in
-a mailbox.  When a guest moved to another home, what it had not finished is taken
-out, stream by stream, to be handed over.
+a mailbox, nor does what a guest acknowledged before it came (``acks``).  When a
+guest moved to another home, what it had not finished is taken out, stream by
+stream, to be handed over.
 
 Not here: who is a guest of this home (``guests``).
 """
@@ -19,6 +20,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from p2pmesh.protocol import wire
+from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.envelopes import Account, are_sound, held_in, is_sound, seconds_left
 from p2pmesh.protocol.intake import Intake
@@ -58,6 +60,7 @@ class Home:
         account: Account,
         counters: Counter[str],
         asking: Asking,
+        acks: KeptAcks,
         agent: str | None,
     ) -> None:
         self.is_leaving = False
@@ -68,6 +71,7 @@ class Home:
         self._ways = ways
         self._counters = counters
         self._asking = asking
+        self._acks = acks
         if agent is not None:
             self.mailboxes.open(agent, is_agent=True)
 
@@ -152,7 +156,7 @@ class Home:
         elif ttl <= 0:
             intake.store(stream, seq)
             intake.end(stream, seq, "expired", "its time to live is over")
-        elif envelope.type == "Response" and self._asking.responded(envelope, stream.origin):
+        elif self._is_done_already(box, stream, envelope):
             intake.store(stream, seq)
             intake.end(stream, seq, "done", "")
         elif (known := box.letters.get(envelope.message_id)) is not None:
@@ -167,6 +171,12 @@ class Home:
                 intake.store(stream, seq)
             else:
                 intake.full(stream)
+
+    def _is_done_already(self, box: Mailbox, stream: InStream, envelope: Envelope) -> bool:
+        """Does it answer a request that waits here, or was it acknowledged ahead?"""
+        if envelope.type == "Response" and self._asking.responded(envelope, stream.origin):
+            return True
+        return self._acks.has(box.instance_id, envelope.message_id)
 
     def _put(self, box: Mailbox, letter: Letter) -> bool:
         if not self.mailboxes.put(box, letter):
@@ -227,16 +237,19 @@ class Home:
             self._counters["message_dead"] += 1
             self._finish(box, letter, "dead", reason)
 
-    def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None:
-        """An instance has finished with these."""
+    def acknowledge(self, at: Instant, instance_id: str, message_ids: tuple[str, ...]) -> None:
+        """An instance has finished with these, of which some may still be on their way."""
         box = self.mailboxes.get(instance_id)
-        for message_id in message_ids if box is not None else ():
-            letter = box.letters.get(message_id) if box is not None else None
-            if box is None or letter is None:
-                continue
-            self._finish(box, letter, "done")
-            if box.is_agent:
-                self._ways.effects.append(MessageWithdrawn(message_id))
+        if box is None:
+            return
+        for message_id in message_ids:
+            letter = box.letters.get(message_id)
+            if letter is not None:
+                self._finish(box, letter, "done")
+                if box.is_agent:
+                    self._ways.effects.append(MessageWithdrawn(message_id))
+            elif not box.is_agent:
+                self._acks.keep(at, instance_id, (message_id,))
 
     def withdraw(self, instance_id: str, message_id: str) -> None:
         """A query that nobody waits for any more."""

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 from p2pmesh.protocol import limits, wire
+from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.broadcast import Broadcasts
 from p2pmesh.protocol.casting import Casting
 from p2pmesh.protocol.casttree import CastTree
@@ -60,8 +61,11 @@ class PostOffice:
         self._outbox = Outbox(directory, ways, account, counters, entropy)
         self._asking = Asking(directory, ways, account, counters, entropy)
         self._answering = Answering(directory, ways, counters)
-        self._home = Home(directory, ways, account, counters, self._asking, agent)
-        self._desk = GuestDesk(directory, ways, self._home, self._answering, counters, entropy)
+        acks = KeptAcks(counters)
+        self._home = Home(directory, ways, account, counters, self._asking, acks, agent)
+        self._desk = GuestDesk(
+            directory, ways, self._home, self._answering, acks, counters, entropy
+        )
         self._broadcasts = Broadcasts(directory, ways, account, counters, entropy)
         self._tree = CastTree(directory, ways, counters)
         self._casting = Casting(

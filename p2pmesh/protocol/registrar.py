@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from p2pmesh.protocol import timing, wire
-from p2pmesh.protocol.calls import NO_LETTERS, Body, KeptAcks
+from p2pmesh.protocol.acks import KeptAcks
+from p2pmesh.protocol.calls import NO_LETTERS, Body
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
@@ -172,7 +173,7 @@ class Registrar:
         self, at: Instant, where: Where, instance_id: str, body: wire.AckBody
     ) -> Outcome:
         if where.home == self._ways.me:
-            self._home.acknowledge(instance_id, body.message_ids)
+            self._home.acknowledge(at, instance_id, body.message_ids)
         elif where.place is not Place.NOWHERE:
             self._acks.keep(at, instance_id, body.message_ids)
         return Outcome("ok")

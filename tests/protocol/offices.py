@@ -463,4 +463,4 @@ def audit(office: Office) -> None:
     assert outbox._account.used == sum(held_bytes)
     assert post._answering._kept_bytes == sum(k.size for k in post._answering._kept.values())
     acks = post._desk._acks
-    assert acks.count == sum(map(len, acks._acks.values()))
+    assert {(i, m) for i, kept in acks._of.items() for m in kept} == set(acks._until)

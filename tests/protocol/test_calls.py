@@ -105,19 +105,3 @@ def test_calls_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert a.call("read", "g", None) is None
     a.call("read", "g", None)
     assert a.status() == "unavailable"
-
-
-def test_kept_acknowledgements_are_bounded_and_forgotten_in_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "ACKS_KEPT_MAX", 5)
-    world, a, b = pair()
-    b.call("register", "g")
-    world.kill(b)
-    a.call("acknowledge", "g", tuple(f"id{n}" for n in range(9)))
-    assert a.status() == "ok"
-    assert a.post._desk._acks.count == 5
-    assert a.post.counters["acks_full"] == 1
-    world.pass_time(3700.0)
-    assert a.post._desk._acks.count == 0
-    assert a.post._desk._acks.next_at == float("inf")

@@ -200,7 +200,7 @@ def test_an_acknowledgement_its_home_did_not_take_is_kept_and_sent_again() -> No
     world.pass_time(10.0)
     assert ids(a) == ()
     assert c.moves(message_id)[-1] == ("g", "done")
-    assert b.post._desk._acks.count == 0
+    assert len(b.post._desk._acks) == 0
 
 
 def test_an_acknowledgement_given_while_there_was_no_home_counts_at_the_next() -> None:

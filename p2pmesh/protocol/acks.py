@@ -1,0 +1,84 @@
+"""Acknowledgements that wait: for a home that takes them, or for their message.
+
+    ack ─┬─ at its guest's home, the message is there ─► done, and not kept
+         ├─ at its guest's home, it is not (yet) there ─► it is over as soon as it comes
+         └─ no home, or one that does not answer ───────► sent on once there is one
+
+Whoever acknowledged was told that it counts.  A guest that roams may be ahead of its
+mail: what it read at a home that died is sent to the next one, and may come there later
+than the acknowledgement.  So each is kept for an hour; when all are too many the oldest
+go first.
+
+Not here: where a guest lives (``guestdesk``), and what is in its mailbox (``home``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection
+from typing import Final
+
+from p2pmesh.protocol import limits
+from p2pmesh.protocol.types import Instant
+from p2pmesh.protocol.ways import NEVER
+
+ACK_RETRY: Final = 5.0
+_ACKS_KEPT_FOR: Final = 3600.0
+
+
+class KeptAcks:
+    """The acknowledgements that wait at this node."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self.next_at = NEVER
+        self._counters = counters
+        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()  # the oldest first
+        self._of: dict[str, dict[str, None]] = {}  # by instance
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def keep(self, at: Instant, instance_id: str, message_ids: Collection[str]) -> None:
+        for message_id in message_ids:
+            if self.has(instance_id, message_id):
+                continue
+            self._until[instance_id, message_id] = at.now + _ACKS_KEPT_FOR
+            self._of.setdefault(instance_id, {})[message_id] = None
+            if len(self._until) > limits.ACKS_KEPT_MAX:
+                self._counters["acks_full"] += 1
+                self._drop(*next(iter(self._until)))
+        if self._until:
+            self.next_at = min(self.next_at, at.now + ACK_RETRY)
+
+    def has(self, instance_id: str, message_id: str) -> bool:
+        """Did this instance acknowledge it already?"""
+        return (instance_id, message_id) in self._until
+
+    def of(self, instance_id: str) -> tuple[str, ...]:
+        """What waits of this instance."""
+        return tuple(self._of.get(instance_id, ()))
+
+    def forget(self, instance_id: str, message_ids: Collection[str]) -> None:
+        """Its home has taken them."""
+        for message_id in message_ids:
+            if self.has(instance_id, message_id):
+                self._drop(instance_id, message_id)
+
+    def _drop(self, instance_id: str, message_id: str) -> None:
+        del self._until[instance_id, message_id]
+        kept = self._of[instance_id]
+        del kept[message_id]
+        if not kept:
+            del self._of[instance_id]
+
+    def due(self, at: Instant) -> tuple[str, ...]:
+        """The instances whose acknowledgements are to be sent on now, if they can be."""
+        if at.now < self.next_at:
+            return ()
+        while self._until:
+            key, until = next(iter(self._until.items()))
+            if until > at.now:
+                break
+            self._drop(*key)
+        self.next_at = at.now + ACK_RETRY if self._until else NEVER
+        return tuple(self._of)
