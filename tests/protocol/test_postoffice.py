@@ -36,7 +36,7 @@ def test_the_load_says_what_is_held_where_and_what_became_of_the_rest() -> None:
     a.call("read", "g2", None, 30.0)
     a.request("b-1")
     there, here = b.post.load(), a.post.load()
-    assert there.depths["mailbox_agent"] == 4
+    assert there.depths["mailbox_agent"] == 3
     assert there.depths["requests_to_answer"] == 1
     assert here.depths["mailbox_guests"] == 1
     assert here.depths["outbox_receipted"] == 3
