@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
+from p2pmesh.lag import Lag
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, is_json, message_of
 from p2pmesh.protocol.timing import MESSAGE_TTL
 from p2pmesh.protocol.types import (
@@ -19,6 +20,7 @@ from p2pmesh.protocol.types import (
     Event,
     LeaderInfo,
     LinkInfo,
+    Load,
     Member,
     NodeId,
     Recipient,
@@ -77,6 +79,12 @@ class NodeBackend:
 
     def counters(self) -> dict[str, int]:
         return self._running.counters()
+
+    def load(self) -> Load:
+        return self._running.core.load()
+
+    def loop_lag(self) -> Lag:
+        return self._running.driver.lag
 
     # --- instances ------------------------------------------------------------------------
 

@@ -85,6 +85,7 @@ HOMES: Final = {
     "msgpack": ("p2pmesh.messages",),
     "msgspec": ("p2pmesh",),
     "nacl": ("p2pmesh.protocol.noise", "p2pmesh.protocol.records"),
+    "prometheus_client": ("p2pmesh.http.metrics",),
     "rich": ("p2pmesh.cli",),
     "uvloop": ("p2pmesh.cli",),
     "zeroconf": ("p2pmesh.transport.discovery",),

@@ -81,7 +81,7 @@ def test_the_status_page_names_only_tests_that_exist() -> None:
 def test_every_dependency_is_imported_somewhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = [re.split("[><=]", each)[0] for each in project["dependencies"]]
-    modules = {"pynacl": "nacl"}
+    modules = {"prometheus-client": "prometheus_client", "pynacl": "nacl"}
     sources = "\n".join(path.read_text() for path in (ROOT / "p2pmesh").rglob("*.py"))
     unused = [
         name

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from p2pmesh.protocol.types import Event, LeaderInfo, LinkInfo, Member, Recipient
+from p2pmesh.lag import Lag
+from p2pmesh.protocol.types import Event, LeaderInfo, LinkInfo, Load, Member, Recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Backend(Protocol):
     def leader_info(self) -> LeaderInfo: ...
     def links(self) -> tuple[LinkInfo, ...]: ...
     def counters(self) -> dict[str, int]: ...
+    def load(self) -> Load: ...
+    def loop_lag(self) -> Lag: ...
 
     async def register(
         self,

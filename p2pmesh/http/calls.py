@@ -74,6 +74,7 @@ class Refusal(Exception):
         self.status = status
         self.detail = detail
         self.headers = headers or {}
+        self.route: Route | None = None  # that was asked for, as far as that is known
         self.extra = extra  # further members of the problem document
 
     def answer(self, path: str) -> Answer:

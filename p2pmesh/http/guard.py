@@ -276,12 +276,16 @@ def admit(method: str, target: str, headers: Headers, house: House, local: str =
     Raises Refusal."""
     authority, path, query = split_target(target)
     call = Call(method, path, query, authority, headers, local)
-    for door in DOORS:
-        door(call, house)
-    assert call.route is not None
-    if call.route.body is not None:
-        for door in CONTENT_DOORS:
+    try:
+        for door in DOORS:
             door(call, house)
+        assert call.route is not None
+        if call.route.body is not None:
+            for door in CONTENT_DOORS:
+                door(call, house)
+    except Refusal as refusal:
+        refusal.route = call.route
+        raise
     return call
 
 

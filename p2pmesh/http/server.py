@@ -32,6 +32,7 @@ from p2pmesh.http.backend import Backend, Conflict, Forbidden, Unavailable
 from p2pmesh.http.calls import TEXT, Answer, Refusal, Route, Stream, refusal_of
 from p2pmesh.http.codec import BODY_MAX
 from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
+from p2pmesh.http.metrics import Metrics, Traffic
 from p2pmesh.http.openapi import Description
 from p2pmesh.http.registry import Registry
 from p2pmesh.http.tokens import Tokens
@@ -54,6 +55,9 @@ _COMMON_HEADERS: Final = {
 #: As ``transport.ports.listen``: hosts, port (None: the preferred one or any), preferred port.
 Listen: TypeAlias = Callable[[Sequence[str], int | None, int], Sequence[socket.socket]]
 
+#: What a request asks for, once that is known.
+_ROUTE: Final = web.RequestKey("route", Route)
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,10 +73,12 @@ class RegistryServer:
     ) -> None:
         self._listener = listener
         self.host, self.port = listener.getsockname()[:2]
+        self._traffic = Traffic()
         routes: tuple[Route, ...] = (
             *Registry(backend, __version__).routes(),
             *V1(backend, __version__).routes(),
             *Events(backend).routes(),
+            *Metrics(backend, __version__, self._traffic).routes(),
         )
         routes += Description(routes, __version__).routes()
         self._house = guard.House(routes, self.port, lambda: _own_addresses(backend), names, tokens)
@@ -139,12 +145,16 @@ class RegistryServer:
         try:
             answer = await self._answer(request)
         except Refusal as refusal:
+            if refusal.route is not None:
+                request[_ROUTE] = refusal.route
             answer = refusal.answer(path)
         except ConnectionError:  # the client went away, nobody waits for an answer
             raise
         except Exception:
             _log.exception("a request to %r failed", path)
             answer = Refusal(500, "an error in this node; its log says more").answer(path)
+        route = request.get(_ROUTE)
+        self._traffic.add(route, 200 if isinstance(answer, Stream) else answer.status)
         if isinstance(answer, Stream):
             return await self._stream(answer.chunks, request)
         response = _response(answer)
@@ -157,6 +167,7 @@ class RegistryServer:
         call = guard.admit(request.method, request.raw_path, request.headers, self._house, local)
         route = call.route
         assert route is not None
+        request[_ROUTE] = route
         if route.body is not None:
             call.raw_body = await _read_body(request)
             call.body = guard.read_shape(await _read_value(call.raw_body), route.body)

@@ -21,11 +21,13 @@ import msgspec
 
 from p2pmesh.errors import AmbiguousTarget, QueueFull, RequestTimeout, UnknownTarget
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent
+from p2pmesh.lag import Lag
 from p2pmesh.protocol.types import (
     Event,
     FoundBy,
     LeaderInfo,
     LinkInfo,
+    Load,
     Lost,
     Member,
     MemberJoined,
@@ -144,6 +146,14 @@ class MemoryNode:
 
     def counters(self) -> dict[str, int]:
         return {"links_opened": 1}
+
+    def load(self) -> Load:
+        return Load({"mailbox_guests": 3}, 1000, {"accepted": 5, "done": 2})
+
+    def loop_lag(self) -> Lag:
+        lag = Lag()
+        lag.add(0.02)
+        return lag
 
     # --- guests ----------------------------------------------------------------
 

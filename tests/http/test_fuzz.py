@@ -24,7 +24,8 @@ PATHS: Final = [
     "/registry/register", "/registry/agents", "/registry/heartbeat/{id}", "/messages/{id}",
     "/registry/deregister/{id}", "/messages/send/{id}", "/messages/ack/{id}", "/messages/{id}/ack",
     "/health", "/v1/self", "/v1/members", "/v1/members/{id}", "/v1/leader", "/v1/links",
-    "/v1/stats", "/v1/messages/{id}", "/v1/request/{id}", "/openapi.json", "/{id}", "/",
+    "/v1/stats", "/v1/messages/{id}", "/v1/request/{id}", "/openapi.json", "/metrics", "/{id}",
+    "/",
 ]  # fmt: skip
 METHODS: Final = ["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "PATCH", "TRACE", "BREW"]
 HEADERS: Final = [
