@@ -160,7 +160,9 @@ class Running:
 
     def counters(self) -> dict[str, int]:
         transport = {f"transport_{k}": n for k, n in self.driver.transport.dropped.items()}
-        return self.core.counters() | transport | {"off_link_refused": self.driver.refused_off_link}
+        http = self._server.counters() if self._server is not None else {}
+        refused = {"off_link_refused": self.driver.refused_off_link}
+        return {**self.core.counters(), **transport, **refused, **http}
 
     # --- the start ------------------------------------------------------------------
 

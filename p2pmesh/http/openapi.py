@@ -32,6 +32,7 @@ _MEANINGS: Final = {
     401: "A token is asked for, and it is missing or wrong.",
     403: "Another site asks, or it is not allowed.",
     404: "There is no such thing.",
+    408: "The body was not there in time.",
     409: "It belongs to another, or may mean several.",
     413: f"The body is over {BODY_MAX} bytes.",
     415: "The body is not plain JSON.",
@@ -205,5 +206,5 @@ def _refusals(route: Route) -> set[int]:
     if "{" in route.template or route.query is not None:
         refused.add(400)
     if route.body is not None:
-        refused.update((400, 413, 415, 422))
+        refused.update((400, 408, 413, 415, 422))
     return refused

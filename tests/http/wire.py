@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,6 +116,10 @@ class Connection:
         while more := self._receive():
             self._received += more
         return self._received
+
+    def is_readable(self, within: float) -> bool:
+        """Whether there is something, or the end, within so many seconds."""
+        return bool(select.select([self._socket], [], [], within)[0])
 
     def is_silent(self) -> bool:
         """Whether nothing that was not asked for has come."""
