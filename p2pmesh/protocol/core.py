@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmesh.protocol import timing
 from p2pmesh.protocol.connections import Connections
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
 VERSIONS = (1, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """One change of the view; ``before`` is the claim that was replaced."""
 
     key: NodeId | str
@@ -144,10 +142,11 @@ class Core:
     def flood(
         self, subject: object, item: bytes, urgency: Urgency, *, source: Link | None = None
     ) -> None:
-        """News for every ring link but the one it came from; what I say myself
-        goes to every peer."""
+        """News for every ring link, and newcomer, but the one it came from; what I say
+        myself goes to every peer."""
+        now = self.at.now
         for link in self.links_up.values():
-            if link is not source and (link.is_ring or source is None):
+            if link is not source and (link.is_ring or source is None or now < link.fed_until):
                 if not link.news.put(subject, item, urgency):
                     self.connections.count("news_queue_full")
                 self._dirty[link.id] = link

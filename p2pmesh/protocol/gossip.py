@@ -72,6 +72,12 @@ class NewsQueue:
             self.is_urgent = True
         return True
 
+    def known(self, subject: object, item: bytes) -> None:
+        """The peer said this itself: it need not be told."""
+        queued = self._items.get(subject)
+        if queued is not None and queued[1] == item:
+            del self._items[subject]
+
     def take(self) -> Iterator[wire.News]:
         """Empty the queue into messages of bounded size, most urgent first."""
         self.is_urgent = False

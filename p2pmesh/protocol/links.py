@@ -41,11 +41,11 @@ class Link:
 
     __slots__ = (
         "_bulk", "_bulk_bytes", "_chunks_sent", "_transfer_bytes", "_transfers", "_urgent",
-        "_urgent_bytes", "address", "attempt", "dial", "differing_beats", "found_by", "heard_at",
-        "hello", "id", "is_check", "is_outbound", "is_paused", "is_strangers", "news", "opened_at",
-        "peer", "peer_view", "phase", "pinged_at", "rekeyed_at", "repaired_at", "ring_mine",
-        "ring_theirs", "rtt", "said_at", "served", "served_since", "session", "up_at",
-        "was_closed",
+        "_urgent_bytes", "address", "attempt", "dial", "difference", "differing_beats",
+        "fed_until", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
+        "is_paused", "is_strangers", "news", "opened_at", "peer", "phase", "pinged_at",
+        "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "served",
+        "served_since", "session", "up_at", "was_closed",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +78,9 @@ class Link:
         self.rtt: float | None = None
         self.ring_mine = False
         self.ring_theirs = False
-        self.peer_view = b""
+        self.fed_until = now  # its peer is told what rings tell, though it is not on them
         self.differing_beats = 0
+        self.difference = 0  # between the two views, at the last of them
         self.repaired_at = -1e9
         self.served = 0  # repair questions answered since
         self.served_since = now

@@ -132,15 +132,21 @@ class Membership:
     # --- repair -------------------------------------------------------------------
 
     def beat(self, link: Link, view_hash: bytes) -> None:
-        """A peer told its view's hash: two differing beats in a row, or a difference
-        on a stranger's link (two meshes meet, a split heals), open a repair."""
+        """A peer told its view's hash.  A repair is opened by the same difference on two
+        beats in a row, by any on many in a row, or at once on a stranger's link (two
+        meshes meet, a split heals).  A hash is the XOR of what is held, so what both
+        learn meanwhile leaves the difference as it is; one that changes is the flood,
+        on its way."""
         core = self._core
-        link.peer_view = view_hash
-        if view_hash == core.view.hash():
-            link.differing_beats = 0
+        mine = core.view.hash()
+        if view_hash == mine:
+            link.differing_beats, link.difference = 0, 0
             return
+        before = link.difference
+        link.difference = int.from_bytes(mine) ^ int.from_bytes(view_hash)
         link.differing_beats += 1
-        if link.differing_beats >= 2 or link.is_strangers:
+        is_gap = link.difference == before or link.differing_beats >= timing.REPAIR_AFTER_BEATS
+        if is_gap or link.is_strangers:
             link.is_strangers = False
             self._pull(link)
 
@@ -157,7 +163,7 @@ class Membership:
             return
         self._pulling, self._pulled_at = link.peer, now
         link.repaired_at = now
-        link.differing_beats = 0
+        link.differing_beats, link.difference = 0, 0
         core.tell(link, gossip.buckets(core.view))
 
     def buckets(self, link: Link, theirs: wire.Buckets) -> None:
@@ -181,6 +187,8 @@ class Membership:
         core = self._core
         if not self._may_ask(link):
             return
+        if not want.subjects:  # a newcomer: until its ring links are up this one serves
+            link.fed_until = core.at.now + timing.NEWCOMER_FED
         for offer in gossip.offers(core.view, want, core.at.now):
             core.tell(link, offer)
 

@@ -70,6 +70,8 @@ LEADER_STALLED_AFTER: Final = 3.0
 
 # --- gossip ------------------------------------------------------------------
 NEWS_INTERVAL: Final = 0.1  # between plain changes; questions and endings go at once
+NEWCOMER_FED: Final = 1.5  # by its contact, from the snapshot on
+REPAIR_AFTER_BEATS: Final = 10  # in a row, each with another difference
 REPAIR_INTERVAL: Final = 5.0  # from one peer
 HEAL_INTERVAL: Final = 2.0  # at least, between dials to failed members
 TOMBSTONE_TTL: Final = 24 * 3600.0
@@ -93,9 +95,9 @@ GUEST_SWEEP: Final = 1.0
 GUEST_STATUS_INTERVAL: Final = 10.0  # between two tellings of one guest's status
 GUEST_REVIVAL: Final = 3600.0
 FORWARD_TIMEOUT: Final = 1.0
+READ_WAIT_MAX: Final = 60.0  # for mail
 UNKNOWN_TARGET_WAIT: Final = 1.0
 RELAY_AFTER: Final = 3.0
-READ_WAIT_MAX: Final = 60.0  # for mail
 MESSAGE_TTL: Final = 24 * 3600.0
 CAST_REPAIR_AFTER: Final = 1.0
 LEAVE_TIMEOUT: Final = 4.0  # and up to a second until the goodbye is sent
