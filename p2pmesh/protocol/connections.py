@@ -13,8 +13,7 @@ reason that is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt, Purpose
@@ -25,36 +24,31 @@ from p2pmesh.protocol.session import Session, SessionError
 from p2pmesh.protocol.types import Action, Close, Dial, DialOutcome, FoundBy, NodeId, Write
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """There is a new link; its handshake has begun."""
 
     link: Link
 
 
-@dataclass(frozen=True, slots=True)
-class Established:
+class Established(NamedTuple):
     """The handshake is done: say HELLO."""
 
     link: Link
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     link: Link
     message: wire.Message
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(NamedTuple):
     """A link of no more use; it is closed.  ``reason`` is for people and counters."""
 
     link: Link
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptFailed:
+class AttemptFailed(NamedTuple):
     """No address brought a link."""
 
     attempt: Attempt

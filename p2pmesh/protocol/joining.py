@@ -15,6 +15,7 @@ teaches both sides, so whoever discovers somebody dials.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -488,11 +489,13 @@ class Joining:
 
     # --- healing ----------------------------------------------------------------------
 
-    def settle(self, changed: Changed) -> None:
+    def settle(self, changes: Iterable[Changed]) -> None:
         """Remember where failed members were; forget it when they are back or left."""
-        node = changed.key
-        if not isinstance(node, bytes):
-            return
+        for changed in changes:
+            if isinstance(changed.key, bytes):
+                self._settle_node(changed.key, changed)
+
+    def _settle_node(self, node: NodeId, changed: Changed) -> None:
         if changed.change is Change.JOINED and self._is_namesake(node) and self._rival():
             self._core.timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
         if changed.change is Change.FAILED and isinstance(changed.before, SignedRecord):

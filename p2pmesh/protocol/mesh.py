@@ -579,6 +579,8 @@ class Mesh:
             if known is not None:
                 if core.view.nodes.get(known.id) is not known:
                     self._membership.record(known, link, flood=flood)
+                else:
+                    link.news.known(known.id, encoded)
                 continue
             match decode_item(encoded):
                 case wire.RecordItem() as item:
@@ -747,9 +749,8 @@ class Mesh:
         while core.changes:
             changes, core.changes = core.changes, []
             self._lookup.changed()
-            for change in changes:
-                self._monitoring.settle(change)
-                self._joining.settle(change)
+            self._monitoring.settle(changes)
+            self._joining.settle(changes)
             self._report(changes)
             self._leading.settle()
             nodes = {change.key for change in changes if isinstance(change.key, bytes)}

@@ -12,6 +12,7 @@ stand unanswered.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from p2pmesh.protocol import timing, wire
@@ -20,7 +21,7 @@ from p2pmesh.protocol.detector import Accuse, Detector, FlagStalled, Probe, Stag
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Link
-from p2pmesh.protocol.members import Change, verdict_version
+from p2pmesh.protocol.members import Change, Claim, verdict_version
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
@@ -726,17 +727,25 @@ class Monitoring:
 
     # --- settling ----------------------------------------------------------------------
 
-    def settle(self, changed: Changed) -> None:
-        """The view changed about one node."""
-        node = changed.key
-        if not isinstance(node, bytes):
-            return
+    def settle(self, changes: Iterable[Changed]) -> None:
+        """The view changed."""
         core = self._core
-        held = core.view.alive(node)
-        if held is None:
-            self._gone(node, changed.change)
-            return
-        before = changed.before
+        here: list[NodeId] = []
+        for changed in changes:
+            node = changed.key
+            if isinstance(node, bytes):
+                held = core.view.alive(node)
+                if held is None:
+                    self._gone(node, changed.change)
+                else:
+                    self._settle_live(held, changed.before)
+                    if node not in self.suspicions.open:
+                        here.append(node)
+        if here and core.rings.add_all(here):
+            self.rings_changed()
+
+    def _settle_live(self, held: SignedRecord, before: Claim | None) -> None:
+        core, node = self._core, held.record.id
         same_life = isinstance(before, SignedRecord) and (before.version.life == held.version.life)
         if not same_life:
             link = core.links_up.get(node)
@@ -752,8 +761,6 @@ class Monitoring:
         ):
             self._rest(node)
             self._cleared(held)
-        if node not in self.suspicions.open and core.rings.add(node):
-            self.rings_changed()
 
     def _gone(self, node: NodeId, change: Change) -> None:
         core = self._core

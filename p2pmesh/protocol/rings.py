@@ -11,15 +11,16 @@ Pure data: no clock, no links.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Collection
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from p2pmesh.protocol.types import NodeId
 
 RINGS: Final = 3
+_Place: TypeAlias = tuple[int, NodeId]  # the point on a ring, and who sits there
 
 
 class Position(NamedTuple):
@@ -32,40 +33,48 @@ class Position(NamedTuple):
 POSITIONS: Final = tuple(Position(ring, step) for ring in range(RINGS) for step in (1, -1))
 
 
+#: From so many newcomers together on, one sort costs less than as many insertions.
+_SORT_FROM: Final = 32
+
+
 class Rings:
     """The rings of one node's view."""
 
     def __init__(self) -> None:
-        # Per ring: sorted points, and the members at the same indexes.
-        self._points: tuple[list[int], ...] = tuple([] for _ in range(RINGS))
-        self._nodes: tuple[list[NodeId], ...] = tuple([] for _ in range(RINGS))
-        self._members: set[NodeId] = set()
+        self._rings: tuple[list[_Place], ...] = tuple([] for _ in range(RINGS))  # sorted
 
     def __contains__(self, node: NodeId) -> bool:
-        return node in self._members
+        return self._has(_places(node)[0])
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._rings[0])
 
     def add(self, node: NodeId) -> bool:
         """False: it was there."""
-        if node in self._members:
+        places = _places(node)
+        if self._has(places[0]):
             return False
-        self._members.add(node)
-        for points, nodes, point in zip(self._points, self._nodes, _places(node), strict=True):
-            index = bisect_left(points, point)
-            points.insert(index, point)
-            nodes.insert(index, node)
+        for ring, place in zip(self._rings, places, strict=True):
+            insort(ring, place)
         return True
+
+    def add_all(self, nodes: Collection[NodeId]) -> bool:
+        """False: they were all there."""
+        if len(nodes) < _SORT_FROM:
+            return sum(map(self.add, nodes)) > 0
+        new = [places for places in map(_places, set(nodes)) if not self._has(places[0])]
+        for number, ring in enumerate(self._rings):
+            ring.extend(places[number] for places in new)
+            ring.sort()
+        return bool(new)
 
     def remove(self, node: NodeId) -> bool:
         """False: it was not there."""
-        if node not in self._members:
+        places = _places(node)
+        if not self._has(places[0]):
             return False
-        self._members.discard(node)
-        for points, nodes, point in zip(self._points, self._nodes, _places(node), strict=True):
-            index = bisect_left(points, point)
-            del points[index], nodes[index]
+        for ring, place in zip(self._rings, places, strict=True):
+            del ring[bisect_left(ring, place)]
         return True
 
     def neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
@@ -82,27 +91,34 @@ class Rings:
 
     def at(self, node: NodeId, position: Position, skip: Collection[NodeId] = ()) -> NodeId | None:
         """The nearest member in that direction that is not skipped."""
-        points, nodes = self._points[position.ring], self._nodes[position.ring]
-        point = _places(node)[position.ring]
-        index = bisect_left(points, point)
-        if position.step > 0 and (index == len(points) or points[index] != point):
+        ring = self._rings[position.ring]
+        place = _places(node)[position.ring]
+        index = bisect_left(ring, place)
+        if position.step > 0 and (index == len(ring) or ring[index] != place):
             index -= 1  # not on the ring itself: its place is just before ``index``
-        for _ in range(len(points)):
-            index = (index + position.step) % len(points)
-            other = nodes[index]
+        for _ in range(len(ring)):
+            index = (index + position.step) % len(ring)
+            other = ring[index][1]
             if other == node:
                 return None
             if other not in skip:
                 return other
         return None
 
+    def _has(self, place: _Place) -> bool:
+        """``place``: on the first ring."""
+        ring = self._rings[0]
+        index = bisect_left(ring, place)
+        return index < len(ring) and ring[index] == place
+
 
 @lru_cache(maxsize=16_384)
-def _places(node: NodeId) -> tuple[int, ...]:
-    """Where a node sits on each ring: 128 bits, so that no two share a place."""
-    return tuple(
-        int.from_bytes(
-            blake2b(node, digest_size=16, salt=bytes([ring]), person=b"p2pmesh-ring").digest()
-        )
-        for ring in range(RINGS)
-    )
+def _places(node: NodeId) -> tuple[_Place, ...]:
+    """Where a node sits on each ring: 128 bits, so that no two share a point.  One
+    object for all who hold this node."""
+    return tuple((_point(node, ring), node) for ring in range(RINGS))
+
+
+def _point(node: NodeId, ring: int) -> int:
+    salt = bytes([ring])
+    return int.from_bytes(blake2b(node, digest_size=16, salt=salt, person=b"p2pmesh-ring").digest())

@@ -286,7 +286,9 @@ class SimNode:
 
     def _perform(self) -> None:
         """Everything, then its one timer."""
-        while actions := self.mesh.actions():
+        actions = self.mesh.actions()
+        while actions:
+            has_answered = False
             for action in actions:
                 match action:
                     case Write(link, data):
@@ -301,6 +303,7 @@ class SimNode:
                         unacked = self._kernel.unacked(self.host, link)
                         if unacked is not None:
                             self.mesh.kernel_unacked(self.now(), link, unacked)
+                            has_answered = True
                     case Persist(number, life, epoch):
                         self._persist(life, epoch, number)
                     case Stop(reason):
@@ -309,6 +312,7 @@ class SimNode:
                         return
                     case _:
                         self.outcomes.append(action)
+            actions = self.mesh.actions() if has_answered else []
         self._arm()
 
     def _happened(self, event: Event) -> None:

@@ -132,6 +132,16 @@ def test_adding_and_removing_say_whether_anything_changed() -> None:
     assert len(rings) == 0
 
 
+@given(SETS, st.lists(st.integers(0, 60), max_size=80))
+def test_many_are_added_as_one_by_one(known: set[int], new: list[int]) -> None:
+    together, singly = rings_of(known), rings_of(known)
+    has_changed = together.add_all([node(number) for number in new])
+    assert has_changed is (sum(singly.add(node(number)) for number in new) > 0)
+    assert len(together) == len(singly)
+    for number in range(61):
+        assert together.neighbours(node(number)) == singly.neighbours(node(number))
+
+
 def test_nearly_all_of_a_hundred_nodes_have_six_links() -> None:
     rings = rings_of(range(100))
     degrees = [len(rings.neighbours(node(number))) for number in range(100)]
