@@ -116,7 +116,7 @@ class Route:
     handler: Handler
     body: type | None = None  # what the body must be; None: no body is read
     query: type | None = None  # what the query must be; None: it is not read
-    headers: Mapping[str, str] = field(default_factory=dict)  # that it reads: name -> what for
+    headers: Mapping[str, Any] = field(default_factory=dict)  # that it reads: name -> type
     summary: str = ""
     #: Status -> the type of its JSON, other media, or None for no body.
     answers: Mapping[int, type | Media | None] = field(default_factory=dict)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import Call, Media, Refusal, Route, Stream
@@ -27,6 +28,11 @@ COMMENT: Final = b":\n\n"
 
 _GREETING: Final = b"retry: 1000\n\n"  # how soon a browser comes back, in ms
 
+LastEventId: TypeAlias = Annotated[
+    str,
+    Meta(pattern="^[0-9]{1,19}$", description="the last event that the reader had: go on after it"),
+]
+
 
 class Events:
     def __init__(self, backend: Backend) -> None:
@@ -36,7 +42,7 @@ class Events:
         return (
             Route(
                 "GET", "/v1/events", self.stream,
-                headers={"Last-Event-ID": "The last event that the reader had: go on after it."},
+                headers={"Last-Event-ID": LastEventId},
                 summary="What happens, as it happens.",
                 answers={200: Media("text/event-stream", "Events, each a frame with its JSON.")},
                 refusals=(400,),

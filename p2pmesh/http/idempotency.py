@@ -18,7 +18,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Annotated, Final, TypeAlias
+
+from msgspec import Meta
 
 from p2pmesh.http.calls import Answer, Refusal
 
@@ -26,6 +28,15 @@ KEYS_MAX: Final = 4096
 KEY_LENGTH_MAX: Final = 256
 BYTES_MAX: Final = 8 * 1024 * 1024
 KEPT_FOR: Final = 24 * 3600.0
+
+IdempotencyKey: TypeAlias = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=KEY_LENGTH_MAX,
+        description="a send that is repeated with its key is one message",
+    ),
+]
 
 
 @dataclass(slots=True)

@@ -113,6 +113,7 @@ def _types(routes: Iterable[Route]) -> Iterator[Any]:
             yield route.body
         if route.query is not None:
             yield from (each.type for each in msgspec.structs.fields(route.query))
+        yield from route.headers.values()
         yield from (type for type in route.answers.values() if _is_json(type))
 
 
@@ -162,11 +163,9 @@ def _parameters(route: Route, schema_of: dict[str, Any]) -> Iterator[dict[str, A
         for each in msgspec.structs.fields(route.query):
             schema = schema_of[repr(each.type)] | {"default": each.default}
             yield {"name": each.name, "in": "query", "required": False, "schema": schema}
-    for name, meaning in route.headers.items():
-        yield {
-            "name": name, "in": "header", "required": False, "description": meaning,
-            "schema": {"type": "string"},
-        }  # fmt: skip
+    for name, type in route.headers.items():
+        schema = schema_of[repr(type)]
+        yield {"name": name, "in": "header", "required": False, "schema": schema}
 
 
 def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from p2pmesh.errors import UnknownTarget
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
 from p2pmesh.http.codec import Instance, Message, MessageType, instances_out, message_out
-from p2pmesh.http.idempotency import KeyedAnswers
+from p2pmesh.http.idempotency import IdempotencyKey, KeyedAnswers
 from p2pmesh.protocol.limits import (
     CORRELATION_MAX,
     HOSTNAME_MAX,
@@ -200,7 +200,7 @@ class Registry:
             ),
             Route(
                 "POST", "/messages/send/{source}", self.send, SendBody,
-                headers={"Idempotency-Key": "A send that is repeated with its key is one message."},
+                headers={"Idempotency-Key": IdempotencyKey},
                 summary="Send a message to one instance, or to all.",
                 answers={200: SentAnswer, 400: NoTarget},
                 refusals=(429,),
