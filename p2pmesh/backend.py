@@ -10,10 +10,11 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
-from p2pmesh.errors import QueueFull
+from p2pmesh.errors import ConfigError, QueueFull
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
 from p2pmesh.lag import Lag
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, is_json, message_of
+from p2pmesh.protocol.limits import ENTRY_MAX
 from p2pmesh.protocol.timing import MESSAGE_TTL
 from p2pmesh.protocol.types import (
     Envelope,
@@ -100,19 +101,39 @@ class NodeBackend:
         ended = await self._running.exchange.call(
             core.register, instance_id, hostname, port, capabilities, profiles
         )
-        _raise_for(ended.status, instance_id)
+        self._raise_for(ended.status, instance_id)
 
     async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
         packed = None if metrics is None else encode(metrics)
         core = self._running.core
         ended = await self._running.exchange.call(core.heartbeat, instance_id, status, packed)
-        _raise_for(ended.status, instance_id)
+        self._raise_for(ended.status, instance_id)
         return ended.status != "unknown"
 
     async def deregister(self, instance_id: str) -> bool:
         ended = await self._running.exchange.call(self._running.core.deregister, instance_id)
-        _raise_for(ended.status, instance_id)
+        self._raise_for(ended.status, instance_id)
         return ended.status != "unknown"
+
+    def _raise_for(self, status: str, instance_id: str) -> None:
+        match status:
+            case "conflict":
+                raise Conflict(f"{instance_id!r} is the agent of a live node")
+            case "forbidden":
+                raise Forbidden(f"{instance_id!r} is the agent of a live node")
+            case "too_large":
+                raise ConfigError(
+                    f"what {instance_id!r} says of itself takes more than {ENTRY_MAX} bytes: "
+                    "give fewer or shorter capabilities and profiles"
+                )
+            case "full":
+                raise QueueFull("this mesh lists as many guests as it can; let some deregister")
+            case "busy":
+                raise QueueFull(f"too many readers wait for messages of {instance_id!r} already")
+            case "unavailable" if not self._running.core.is_joined:
+                raise Unavailable("this node has not joined its mesh yet; try again")
+            case "unavailable":
+                raise Unavailable(f"the home of {instance_id!r} does not answer; try again")
 
     # --- messages -------------------------------------------------------------------------
 
@@ -147,7 +168,7 @@ class NodeBackend:
     ) -> tuple[RegistryMessage, ...]:
         core = self._running.core
         ended = await self._running.exchange.call(core.read, instance_id, limit, wait)
-        _raise_for(ended.status, instance_id)
+        self._raise_for(ended.status, instance_id)
         read = zip(ended.messages, ended.vias, strict=True)
         opened = [(envelope, self._open(envelope, via)) for envelope, via in read]
         poison = tuple(envelope.message_id for envelope, message in opened if message is None)
@@ -213,17 +234,3 @@ def _as_registry_message(message: AgentMessage) -> RegistryMessage:
         correlation_id=message.correlation_id,
         created_at=message.created_at,
     )
-
-
-def _raise_for(status: str, instance_id: str) -> None:
-    match status:
-        case "conflict":
-            raise Conflict(f"{instance_id!r} is the agent of a live node")
-        case "forbidden":
-            raise Forbidden(f"{instance_id!r} is the agent of a live node")
-        case "full":
-            raise QueueFull("this mesh lists as many guests as it can; let some deregister")
-        case "busy":
-            raise QueueFull(f"too many readers wait for messages of {instance_id!r} already")
-        case "unavailable":
-            raise Unavailable(f"the home of {instance_id!r} does not answer; try again")

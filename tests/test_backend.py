@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
-from p2pmesh import AgentMessage, Node, QueueFull, RemoteError, RequestTimeout, UnknownTarget
+from p2pmesh import (
+    AgentMessage,
+    ConfigError,
+    Node,
+    QueueFull,
+    RemoteError,
+    RequestTimeout,
+    UnknownTarget,
+)
 from p2pmesh.backend import NodeBackend
-from p2pmesh.http.backend import Conflict, Forbidden
+from p2pmesh.http.backend import Conflict, Forbidden, Unavailable
 from p2pmesh.protocol import limits
 from p2pmesh.protocol.limits import MAILBOX_MESSAGES_MAX
 from p2pmesh.protocol.types import MemberJoined
@@ -130,6 +138,23 @@ async def test_a_reader_too_many_is_told_so(
     for backend in backends[:2]:
         with pytest.raises(QueueFull, match="too many readers wait for messages of 'guest'"):
             await backend.read("guest", wait=60.0)
+
+
+async def test_a_guest_that_says_too_much_of_itself_is_told_so(
+    backends: list[NodeBackend],
+) -> None:
+    many = tuple(f"{number:064}" for number in range(32))
+    for backend in backends[:2]:
+        with pytest.raises(ConfigError, match="'guest' says of itself takes more than 4096 bytes"):
+            await backend.register("guest", "127.0.0.1", 4101, many, many)
+
+
+async def test_a_node_that_has_not_joined_says_so(mesh: str) -> None:
+    node = Node("d", mesh=mesh, mdns=False, bind=["127.0.0.1"], port=0, http=None)
+    await node.start()
+    with pytest.raises(Unavailable, match="this node has not joined its mesh yet"):
+        await register(NodeBackend(node._running), "guest")
+    await node.leave()
 
 
 async def test_what_nobody_has_is_unknown(backends: list[NodeBackend]) -> None:

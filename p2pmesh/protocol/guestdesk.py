@@ -52,7 +52,7 @@ from p2pmesh.protocol.ways import Ways
 
 _ASKED_HOMES_MAX: Final = 2
 _STATUSES: Final = frozenset(
-    {"ok", "unknown", "conflict", "forbidden", "full", "busy", "unavailable"}
+    {"ok", "unknown", "conflict", "forbidden", "too_large", "full", "busy", "unavailable"}
 )
 
 

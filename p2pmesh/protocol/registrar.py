@@ -90,7 +90,7 @@ class Registrar:
         if life is None:
             return Outcome("unavailable")
         if not is_registrable(instance_id, body):
-            return Outcome("forbidden")
+            return Outcome("too_large")
         if where.place is not Place.MINE and self.guests.is_full():
             self._counters["guests_full"] += 1
             return Outcome("full")

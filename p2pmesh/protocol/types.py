@@ -279,8 +279,9 @@ class MessageMoved(msgspec.Struct, frozen=True):
 class CallEnded(msgspec.Struct, frozen=True):
     """The answer to a registry call that had to ask another node.
 
-    ``status``: ``ok``, ``unknown``, ``conflict``, ``forbidden``, ``full``, ``busy`` (too
-    many wait for this instance's mail), ``unavailable`` (the home did not answer in time).
+    ``status``: ``ok``, ``unknown``, ``conflict``, ``forbidden``, ``too_large`` (what a guest
+    says of itself), ``full``, ``busy`` (too many wait for this instance's mail),
+    ``unavailable`` (the home did not answer in time, or this node has not joined yet).
     """
 
     call: int
