@@ -36,6 +36,7 @@ from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from p2pmesh.http.calls import TEXT, Answer
+from p2pmesh.http.faults import Faults
 from p2pmesh.http.responses import last_words, response
 
 #: A slow reader is one that takes less than this in a write deadline.
@@ -65,6 +66,7 @@ class Connections:
         self.limits = limits
         #: What was ended, refused or not understood, by its reason.
         self.counters: Counter[str] = Counter()
+        self.faults = Faults(self.counters)
         #: Numbers for the order in which connections began to wait: clocks have ties.
         self.turns = itertools.count()
         self._open: set[Connection] = set()
@@ -192,7 +194,12 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._socket is None:
             return
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except Exception:  # no bytes are known that do it
+            self._table.faults.add("what came on a connection")
+            self.end()
+            return
         if self._messages:
             self._wait(Phase.BUSY, inf)
         elif self._begins_a_head(data):
@@ -311,6 +318,10 @@ class Connection(RequestHandler):
         answer = response(Answer(400, b"not an HTTP request\n", TEXT))
         answer.force_close()
         return answer
+
+    def log_exception(self, *args: Any, **settings: Any) -> None:
+        """Where aiohttp has an error that nothing of ours has caught."""
+        self._table.faults.add("what aiohttp did")
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

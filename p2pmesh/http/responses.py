@@ -17,6 +17,9 @@ COMMON_HEADERS: Final = {
     "Server": "",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
+    # Nothing that is answered is a page, or part of somebody's.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 

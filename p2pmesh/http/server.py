@@ -17,7 +17,6 @@ process (paths, traces, versions of libraries) is in any answer; ``stop`` takes
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -53,8 +52,6 @@ _Serve: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 #: What a request asks for, once that is known.
 _ROUTE: Final = web.RequestKey("route", Route)
-
-_log = logging.getLogger(__name__)
 
 
 class RegistryServer:
@@ -157,7 +154,7 @@ class RegistryServer:
         except ConnectionError:  # the client went away, nobody waits for an answer
             raise
         except Exception:
-            _log.exception("a request to %r failed", path)
+            self._connections.faults.add(f"{request.method} {path}")
             answer = Refusal(500, "an error in this node; its log says more").answer(path)
         route = request.get(_ROUTE)
         self._traffic.add(route, 200 if isinstance(answer, Stream) else answer.status)

@@ -142,6 +142,7 @@ def assert_refused(reply: Reply, status: int) -> None:
     """A refusal says in a line of text what is wrong, and nothing of the inside."""
     assert reply.status == status, reply.body
     assert reply.headers["content-type"].startswith("text/plain")
+    assert reply.headers["content-security-policy"].startswith("default-src 'none';")
     assert 0 < len(reply.body) < 500
     assert not re.search(rb"Traceback|File \"|/p2pmesh/|aiohttp|msgspec", reply.body)
 
@@ -936,8 +937,9 @@ class Contract:
     @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
     def test_a_request_from_another_site_is_403(self, doors: Doors, method: str) -> None:
         with doors.open() as door:
-            reply = door.ask(get("/health", "sec-fetch-site: cross-site", method=method))
-            assert reply.status == 403
+            for site in ("cross-site", "same-site", "some-site"):
+                reply = door.ask(get("/health", f"sec-fetch-site: {site}", method=method))
+                assert reply.status == 403
 
     def test_our_own_origin_may_ask(self, doors: Doors) -> None:
         with doors.open() as door:
@@ -987,8 +989,12 @@ class Contract:
                 assert reply.headers["server"] == ""
                 assert reply.headers["x-content-type-options"] == "nosniff"
                 assert reply.headers["cache-control"] == "no-store"
+                policy = "default-src 'none'; frame-ancestors 'none'"
+                assert reply.headers["content-security-policy"] == policy
+                assert reply.headers["cross-origin-resource-policy"] == "same-origin"
                 assert {*reply.headers} <= {
                     "server", "x-content-type-options", "cache-control", "date",
+                    "content-security-policy", "cross-origin-resource-policy",
                     "content-type", "content-length", "allow",
                 }  # fmt: skip
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from aiohttp.web_protocol import RequestHandler
 
 from p2pmesh.errors import ConfigError
-from p2pmesh.http import bind, server
+from p2pmesh.http import bind, faults, server
 from p2pmesh.http.server import RegistryServer
 from p2pmesh.transport.ports import listen
 from tests.http.contract import chunked, eventually, fresh, register
@@ -195,6 +196,44 @@ def test_an_error_of_ours_is_a_500_that_says_nothing(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "secret detail" in caplog.text
+
+
+def test_an_error_that_is_met_again_and_again_does_not_fill_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise RuntimeError("again")
+
+    served.run(lambda: setattr(served.mesh.nodes[0], "all_members", fail))
+    with Connection(served.addresses[0]) as door:
+        for number in range(20):
+            assert door.ask(get(f"/v1/members/{number}-{'x' * 2000}")).status == 500
+        assert len(caplog.records) == faults.LOGGED_MAX
+        assert all(len(record.getMessage()) < 300 for record in caplog.records)
+        caplog.clear()
+        monkeypatch.setattr(faults, "INTERVAL", 0.0)
+        served.run(lambda: setattr(served.servers[0]._connections.faults, "_until", 0.0))
+        assert door.ask(get("/v1/members")).status == 500
+        (record,) = caplog.records
+        assert "'GET /v1/members' (15 before it were not logged)" in record.getMessage()
+        assert served.run(served.servers[0].counters)["http_errors"] == 21
+
+
+def test_a_parser_that_fails_costs_one_connection(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, data: bytes) -> None:
+        raise RuntimeError("not foreseen")
+
+    with Connection(served.addresses[0]) as door, Connection(served.addresses[0]) as other:
+        assert other.ask(get("/health")).status == 200
+        with monkeypatch.context() as patched:
+            patched.setattr(RequestHandler, "data_received", fail)
+            door.send(get("/health"))
+            assert door.rest() == b""
+        assert other.ask(get("/health")).status == 200
+    assert len(caplog.records) == 1
+    assert "not foreseen" in caplog.text
 
 
 BROKEN = {
