@@ -24,6 +24,8 @@ from tests.http.wire import Connection, get, post
 #: Nothing is late that should not be.
 NEVER: Final = {"head": 60.0, "body": 60.0, "linger": 60.0, "idle": 60.0, "write": 60.0}
 SOON: Final = 0.3
+#: For a deadline that a good client has to meet, on whatever machine.
+AMPLE: Final = 2.0
 
 HALF_HEAD: Final = b"GET /health HTTP/1.1\r\nhost: {host}"
 HALF_BODY: Final = post("/messages/ack/x", b"{}").replace(b"length: 2", b"length: 3")
@@ -63,14 +65,13 @@ def test_a_client_that_says_nothing_is_closed_without_a_word() -> None:
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "second"])
 def test_half_a_head_is_408_and_closed(is_first: bool) -> None:
-    # Not so soon: the first byte has to be there in time.
-    with serving(head=1.0) as served, Connection(served.addresses[0]) as door:
+    with serving(head=AMPLE) as served, Connection(served.addresses[0]) as door:
         if not is_first:
             stays_open(door)
         started = time.monotonic()
         door.send(HALF_HEAD)
         assert_refused(door.read(), 408)
-        assert time.monotonic() - started > (0 if is_first else 0.9)
+        assert time.monotonic() - started > (0 if is_first else 0.9 * AMPLE)
         is_closed(door)
         assert counted(served) == {"http_head_timeouts": 1}
 
@@ -104,7 +105,7 @@ def test_half_a_body_is_408_and_closed(half: bytes) -> None:
 )
 def test_a_drop_now_and_then_wins_no_time(limit: str, beginning: bytes, drop: bytes) -> None:
     beginning = beginning.replace(b"length: 3", b"length: 1000000")
-    with serving(**{limit: SOON}) as served, Connection(served.addresses[0]) as door:
+    with serving(**{limit: AMPLE}) as served, Connection(served.addresses[0]) as door:
         door.send(beginning)
         while not door.is_readable(SOON / 10):
             door.send(drop)
@@ -122,7 +123,7 @@ def test_the_rest_of_a_refused_body_is_not_waited_for_long() -> None:
 
 
 def test_the_rest_of_a_refused_body_is_no_head() -> None:
-    with serving(head=SOON) as served, Connection(served.addresses[0]) as door:
+    with serving(head=AMPLE) as served, Connection(served.addresses[0]) as door:
         request = HALF_BODY.replace(b"/messages/ack/x", b"/nowhere").replace(b": 3", b": 5")
         door.send(request)
         assert_refused(door.read(), 404)
@@ -177,7 +178,7 @@ def test_each_request_begins_the_idle_time_anew() -> None:
 
 
 def test_what_is_served_has_no_deadline_but_its_own() -> None:
-    with serving(**dict.fromkeys(NEVER, SOON)) as served:
+    with serving(**(dict.fromkeys(NEVER, SOON) | {"head": AMPLE})) as served:
         gate = served.run(asyncio.Event)
 
         async def slowly(*_: Any) -> bool:
@@ -194,8 +195,7 @@ def test_what_is_served_has_no_deadline_but_its_own() -> None:
             assert waiting.read().status == 200
             streaming.send(get("/v1/events"))
             streaming.read_head()
-            for _ in range(3):  # so that every deadline passed more than once
-                pass_time(served)
+            pass_time(served)  # longer than all others
             served.run(gate.set)
             assert waiting.read().status == 200
             served.run(lambda: served.mesh.emit(joined("later")))
@@ -368,7 +368,7 @@ def test_a_remote_address_has_a_cap_of_its_own(
 
 
 def test_nothing_is_kept_of_connections_that_are_gone() -> None:
-    with serving(connections=3, head=SOON) as served:
+    with serving(connections=3) as served:
         for _ in range(20):
             with Connection(served.addresses[0]) as door:
                 stays_open(door)
