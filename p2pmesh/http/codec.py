@@ -179,15 +179,15 @@ def shape(value: Any, type: type[T]) -> T:
 def shape_query(text: str, type: Any) -> Any:
     """A query string as a ``type``, a struct whose fields describe themselves.
 
-    A parameter may be repeated where its field is a tuple; elsewhere the last one
-    counts.  Unknown and empty ones are ignored.  Raises WrongShape.
+    A parameter may be repeated where its field is a tuple, and empty ones say nothing
+    there; elsewhere the last one counts.  Unknown ones are ignored.  Raises WrongShape.
     """
-    given = parse_qs(text, errors="replace")
+    given = parse_qs(text, keep_blank_values=True, errors="replace")
     found: dict[str, Any] = {}
     for name, (wanted, is_many, meaning) in _query_fields(type).items():
         if name not in given:
             continue
-        values = given[name]
+        values = list(filter(None, given[name])) if is_many else given[name]
         try:
             found[name] = msgspec.convert(values if is_many else values[-1], wanted, strict=False)
         except msgspec.ValidationError:

@@ -230,7 +230,7 @@ class Query(msgspec.Struct, frozen=True):
         ("size=8&size=7", Query(7)),
         ("color=red&size=1&color=green", Query(1, ("red", "green"))),
         ("color=%72ed", Query(color=("red",))),
-        ("size=&color=&shape=round", Query()),
+        ("color=&shape=round&color=red", Query(color=("red",))),
     ],
 )
 def test_a_query_becomes_what_its_type_says(text: str, means: Query) -> None:
@@ -242,6 +242,8 @@ def test_a_query_becomes_what_its_type_says(text: str, means: Query) -> None:
     [
         ("size=0", "size is a size from 1 to 9, not '0'"),
         ("size=x", "size is a size from 1 to 9, not 'x'"),
+        ("size=", "size is a size from 1 to 9, not ''"),
+        ("size=7&size", "size is a size from 1 to 9, not '7, '"),
         ("size=7&size=10", "size is a size from 1 to 9, not '7, 10'"),
         ("color=red&color=blue", "color is one of red, green, not 'red, blue'"),
         ("color=%FF", "color is one of red, green, not '\ufffd'"),
