@@ -37,7 +37,7 @@ PROTOCOL: Final = {
         {"links"},
         {"connections"},
         {"core"},  # what those above it share
-        {"membership", "reporting"},
+        {"membership", "reporting", "selfword"},
         {"monitoring"},
         {"joining", "leading", "lookup"},
     ),

@@ -96,6 +96,8 @@ class Core:
         )
         check_own(record)
         self.record = self.signer.record(record)
+        #: What my own agent says of itself: its status and its metrics.
+        self.said: tuple[str | None, bytes | None] = (None, None)
         #: The link in use to each proven peer.
         self.links_up: dict[NodeId, Link] = {}
         self.changes: list[Changed] = []

@@ -138,6 +138,9 @@ class Lookup:
         signed = claim.last if isinstance(claim, Tombstone) else claim
         record = signed.record if signed is not None else None
         agent = record.agent if record is not None else None
+        status, metrics = (agent.status, agent.metrics) if agent is not None else (None, None)
+        if key == self.me:
+            status, metrics = self._core.said
         addresses = record.addresses if record is not None else ()
         return Member(
             instance_id=agent.instance_id if agent else key.hex(),
@@ -151,8 +154,8 @@ class Lookup:
             incarnation=claim.version.incarnation,
             capabilities=agent.capabilities if agent else (),
             agent_profiles=agent.profiles if agent else (),
-            status=None,
-            metrics=None,
+            status=status,
+            metrics=_metrics(metrics),
             addresses=addresses,
             last_heartbeat_age=self._age(key, key),
             is_leader=key == leader,
@@ -284,7 +287,7 @@ def _is_live(instance: Instance) -> bool:
 
 
 def _metrics(packed: bytes | None) -> Any:
-    """A guest's metrics as values; None when its home told nonsense."""
+    """An instance's metrics as values; None when its node told nonsense."""
     if packed is None:
         return None
     try:

@@ -40,6 +40,7 @@ from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import events_of, who
+from p2pmesh.protocol.selfword import SelfWord
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
@@ -93,6 +94,7 @@ class Mesh:
         )
         self.node_id: NodeId = core.me
         self._membership = Membership(core)
+        self._word = SelfWord(core)
         self._monitoring = Monitoring(core)
         self._joining = Joining(core, self._membership, self._monitoring)
         self._leading = Leading(core, self._monitoring)
@@ -363,6 +365,12 @@ class Mesh:
         call = self._post.acknowledge(at, instance_id, message_ids)
         self._settle()
         return call
+
+    def describe(self, at: Instant, status: str | None, metrics: bytes | None) -> None:
+        """What the own agent says of itself from now on; metrics in MessagePack."""
+        self._core.at = at
+        self._word.say(status, metrics)
+        self._settle()
 
     # --- commands: leaving ----------------------------------------------------------------
 
@@ -668,6 +676,8 @@ class Mesh:
                 self._core.news_due()
             case "hearsay", _:
                 self._wake()
+            case "word", _:
+                self._word.tell()
             case "leave", _:
                 self._leave_when_drained()
             case "housekeeping", _:

@@ -247,15 +247,7 @@ def _verify(signed: bytes, key: NodeId) -> None:
 def check_own(record: Record) -> None:
     """Will every record of this node be taken by the others, whatever its numbers
     come to be?  Raises ConfigError: nobody would see a node whose records are not."""
-    grown = msgspec.structs.replace(
-        record,
-        life=Life(2**48 - 1, 2**48 - 1, 2**32 - 1),
-        incarnation=limits.INCARNATION_MAX,
-        revision=_INT64 - 1,
-        addresses=(_LONGEST_ADDRESS,) * limits.ADDRESSES_MAX,
-        epoch=_INT64 - 1,
-    )
-    size = len(_ENCODER.encode(grown))
+    size = _grown_size(record)
     if size > limits.RECORD_MAX:
         raise ConfigError(
             f"what a node says of itself (name, instance id, hostname, capabilities, "
@@ -266,6 +258,23 @@ def check_own(record: Record) -> None:
         _check_record(record)
     except RecordError:
         raise ConfigError(f"no other node would take this record: {record}") from None
+
+
+def fits(record: Record) -> bool:
+    """May this node say so much, whatever the numbers of its record come to be?"""
+    return _grown_size(record) <= limits.RECORD_MAX
+
+
+def _grown_size(record: Record) -> int:
+    grown = msgspec.structs.replace(
+        record,
+        life=Life(2**48 - 1, 2**48 - 1, 2**32 - 1),
+        incarnation=limits.INCARNATION_MAX,
+        revision=_INT64 - 1,
+        addresses=(_LONGEST_ADDRESS,) * limits.ADDRESSES_MAX,
+        epoch=_INT64 - 1,
+    )
+    return len(_ENCODER.encode(grown))
 
 
 def _check_record(record: Record) -> None:
@@ -296,6 +305,7 @@ def _is_agent(agent: Agent) -> bool:
         and is_hostname(agent.hostname)
         and 0 <= agent.http_port <= 65_535
         and 0 <= agent.created_at < _INT64
+        and (agent.status is None or len(agent.status.encode()) <= limits.STATUS_MAX)
     )
 
 

@@ -93,6 +93,7 @@ STORE_RETRY: Final = 5.0  # a candidate whose store failed tries it again
 GUEST_TIMEOUT: Final = 15.0
 GUEST_SWEEP: Final = 1.0
 GUEST_STATUS_INTERVAL: Final = 10.0  # between two tellings of one guest's status
+SELF_STATUS_INTERVAL: Final = 10.0  # and of an own agent's
 GUEST_REVIVAL: Final = 3600.0
 FORWARD_TIMEOUT: Final = 1.0
 READ_WAIT_MAX: Final = 60.0  # for mail

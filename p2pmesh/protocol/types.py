@@ -91,6 +91,8 @@ class Agent(msgspec.Struct, frozen=True, array_like=True):
     http_port: int = 0  # 0: HTTP off
     created_at: int = 0  # unix microseconds, for display
     persistent: bool = False  # a data dir: the identity comes back after `left`
+    status: str | None = None  # its own word
+    metrics: bytes | None = None  # MessagePack
 
 
 class Restored(msgspec.Struct, frozen=True):
