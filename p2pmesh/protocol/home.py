@@ -129,7 +129,7 @@ class Home:
             case Verdict.NEXT:
                 self._deliver(at, stream, box, seq, ttl, envelope)
             case Verdict.AGAIN:
-                self.intake.again(stream)
+                self.intake.again(stream, seq)
             case Verdict.GAP:
                 self.intake.gap(stream)
             case Verdict.MALFORMED:

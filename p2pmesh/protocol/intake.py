@@ -1,7 +1,7 @@
 """The intake: the recipient's end of all streams that end at this node.
 
     Post ─► judge ─► NEXT: into the mailbox ─► Receipt (one a drain) … Done
-                     AGAIN: receipted once more
+                     AGAIN: receipted once more, and its end told, if it has ended
                      GAP: Receipt(AGAIN), once for a watermark and way
 
 Receipts and ends are told to all who feed a stream: its origin, and former homes
@@ -97,9 +97,11 @@ class Intake:
         if self._hungry:
             self._hungry.get(stream.recipient, {}).pop(stream, None)
 
-    def again(self, stream: InStream) -> None:
-        """It was stored before: say so again."""
+    def again(self, stream: InStream, seq: int) -> None:
+        """It was stored before: say so again.  The link that lost the receipt may have
+        lost its end, too."""
         self._counters["post_again"] += 1
+        stream.end_again(seq)
         if stream.standing is None:
             stream.standing = wire.RECEIPT_STORED
         self._due[stream] = None

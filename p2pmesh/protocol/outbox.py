@@ -12,7 +12,8 @@
   gap).  A watermark above all our numbers means that this outbox is older than
   what the recipient remembers: what is unreceipted starts a new stream.
 - A stored copy whose end nobody told is asked about, more and more seldom.
-- A copy is kept until it is done, dead or expired; time is elapsed time.
+- A copy is kept until it is done, dead or expired; time is elapsed time.  A home that
+  was left meanwhile may be late to say so, and is heard.
 - At most FLIGHT_MAX bytes are under way to one home without a receipt.
 
 A former home of a guest feeds what it still held into the streams of those who
@@ -36,6 +37,7 @@ from p2pmesh.protocol.streams import Flight, Item, OutStream
 from p2pmesh.protocol.types import Instant, Life, MessageMoved, MessageState, NodeId
 from p2pmesh.protocol.ways import NEVER, Ways
 
+_HOMES_MAX: Final = 4
 _BATCH: Final = 64  # messages of one stream before another has its turn
 
 
@@ -43,13 +45,14 @@ class _Lane:
     """An out-stream on its way: where it leads, and what holds it."""
 
     __slots__ = (
-        "again_until", "home", "outlet", "retry_at", "retry_gap", "stream", "unsure_at",
+        "again_until", "home", "homes", "outlet", "retry_at", "retry_gap", "stream", "unsure_at",
         "unsure_gap",
     )  # fmt: skip
 
     def __init__(self, stream: OutStream) -> None:
         self.stream = stream
         self.home: tuple[NodeId, Life] | None = None  # where the watermark holds
+        self.homes: list[NodeId] = []  # the last ones that got messages of it
         self.outlet: _Outlet | None = None  # None: the recipient is nowhere now
         self.retry_at = NEVER  # held until then
         self.retry_gap = timing.STREAM_RETRY
@@ -259,6 +262,7 @@ class Outbox:
         self._detach(lane)
         if lane.home != home:
             lane.home = home
+            lane.homes = [*(node for node in lane.homes if node != home[0]), home[0]][-_HOMES_MAX:]
             lane.stream.receipted = 0
         outlet = self._outlets.get(home[0])
         if outlet is None:
@@ -451,14 +455,14 @@ class Outbox:
             self._pump(at, renewed.outlet)
 
     def done(self, at: Instant, peer: NodeId, message: wire.Done) -> None:
-        lane = self._at_peer(peer, message.stream)
-        if lane is None:
+        lane = self._by_id.get(message.stream)
+        if lane is None or peer not in lane.homes:
+            self._counters["receipt_of_unknown_stream"] += 1
             return
         if not are_sound(message.done) or len(message.failed) > limits.STREAM_ENDS_MAX:
             self._counters["done_malformed"] += 1
             return
-        stream, outlet = lane.stream, lane.outlet
-        assert outlet is not None
+        stream = lane.stream
         for item in stream.among(message.done):
             self._end(stream, item, "done", "")
         for seq, state, reason in message.failed:
@@ -466,8 +470,10 @@ class Outbox:
             if failed is not None:
                 how: MessageState = "expired" if state == "expired" else "dead"
                 self._end(stream, failed, how, reason[: limits.REASON_MAX])
+        outlet = lane.outlet
         self._tidy(lane)
-        self._pump(at, outlet)
+        if outlet is not None:
+            self._pump(at, outlet)
 
     def _end(self, stream: OutStream, item: Item, state: MessageState, reason: str) -> None:
         self._remove(stream, item)

@@ -266,6 +266,15 @@ class InStream:
         if len(self._ends) > limits.STREAM_ENDS_MAX:
             del self._ends[next(iter(self._ends))]
 
+    def end_again(self, seq: int) -> None:
+        """If this stored message is over, say so once more."""
+        if seq in self.open:
+            return
+        if (end := self._ends.get(seq)) is None:
+            self._done.append(seq)
+        else:
+            self._failed.append((seq, *end))
+
     def has_news(self) -> bool:
         return self.standing is not None or bool(self._done or self._failed)
 
@@ -273,7 +282,7 @@ class InStream:
         """What ended since the last call."""
         if not self._done and not self._failed:
             return None
-        told = wire.Done(self.id, ranges_of(sorted(self._done)), tuple(self._failed))
+        told = wire.Done(self.id, ranges_of(sorted(set(self._done))), tuple(self._failed))
         self._done.clear()
         self._failed.clear()
         return told

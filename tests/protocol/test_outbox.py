@@ -59,10 +59,12 @@ def test_receipts_of_many_messages_travel_as_one() -> None:
     assert [done.done for done in b.said(wire.Done)] == [((1, 100),)]
 
 
-@pytest.mark.parametrize("lost", [wire.Receipt, wire.Done])
-def test_a_lost_receipt_or_end_is_told_again_on_the_next_link(lost: type) -> None:
+@pytest.mark.parametrize(
+    "lost", [{wire.Receipt}, {wire.Done}, {wire.Receipt, wire.Done}], ids=["receipt", "end", "both"]
+)
+def test_a_lost_receipt_or_end_is_told_again_on_the_next_link(lost: set[type]) -> None:
     world, a, b = pair()
-    world.lost = {lost}
+    world.lost = lost.copy()
     message_ids = [a.send("b-1", b"%d" % n) for n in range(5)]
     world.unlink(a, b)
     world.lost.clear()
@@ -99,6 +101,42 @@ def test_on_a_new_link_the_sender_asks_what_is_over_instead_of_sending_it() -> N
     assert [unsure.stored for unsure in a.said(wire.Unsure)] == [((1, 4),)]
     states = [a.post.message_state(each)[0].state for each in ids]
     assert states == ["done", "stored", "done", "stored"]
+
+
+def test_how_it_ended_is_told_again_too() -> None:
+    world, a, b = pair()
+    b.auto_completes = False
+    world.lost = {wire.Receipt, wire.Done}
+    done, expired = a.send("b-1", b"0"), a.send("b-1", b"1", ttl=5.0)
+    b.post.message_completed(world.at, done, True)
+    a.post._outbox.next_at = float("inf")  # its own clock says nothing yet
+    world.pass_time(5.0)
+    world.unlink(a, b)
+    world.lost.clear()
+    world.link(a, b)
+    assert a.moves(done)[-1] == ("b-1", "done")
+    assert a.moves(expired)[-1] == ("b-1", "expired")
+
+
+def test_a_former_home_that_is_late_to_say_what_is_done_is_heard() -> None:
+    world, a, b = pair()
+    c = world.add("c")
+    world.link_all(a, b, c)
+    b.call("register", "g")
+    message_id = a.send("g")
+    stream = a.said(wire.Post)[0].stream
+    world.lost = {wire.Done}
+    b.call("acknowledge", "g", (message_id,))
+    world.lost.clear()
+    world.kill(b)
+    world.block(a, c)
+    c.call("heartbeat", "g")
+    a.post.received(world.at, b.id, wire.Done(stream, ((1, 1),)))  # it was on its way
+    world.run()
+    assert a.moves(message_id)[-1] == ("g", "done")
+    world.unblock(a, c)
+    world.link(a, c)
+    assert c.read("g") == []
 
 
 def test_a_home_that_restarted_without_a_memory_gets_the_senders_copies() -> None:
