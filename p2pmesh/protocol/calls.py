@@ -173,16 +173,16 @@ class Forwarding:
     def moved(
         self, instances: Collection[str], home_of: Callable[[str], NodeId | None]
     ) -> list[Forwarded]:
-        """The held calls about these whose home is another by now, taken out."""
-        return self._taken(
-            [
-                number
-                for number, call in self._calls.items()
-                if call.is_held
-                and call.instance_id in instances
-                and home_of(call.instance_id) != call.home
-            ]
-        )
+        """The calls about these whose home is another by now, taken out: what the former
+        one still answers is of yesterday.  Where there is none (any more), that one's
+        answer says more, unless it only waits."""
+        found: list[int] = []
+        for number, call in self._calls.items():
+            if call.instance_id in instances:
+                home = home_of(call.instance_id)
+                if home != call.home and (home is not None or call.is_held):
+                    found.append(number)
+        return self._taken(found)
 
     def held(self) -> list[Forwarded]:
         """All held calls, taken out."""

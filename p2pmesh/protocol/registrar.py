@@ -108,7 +108,7 @@ class Registrar:
         if where.place is Place.AGENT:
             return Outcome("ok")
         if where.place is Place.NOWHERE or where.entry is None:
-            return Outcome("unknown")
+            return self._unknown()
         if where.place is not Place.MINE:
             refused = self._adopt(at, instance_id, where.entry)
             if refused is not None:
@@ -131,12 +131,16 @@ class Registrar:
         self._home.mailboxes.open(instance_id)
         return None
 
+    def _unknown(self) -> Outcome:
+        """Nobody here knows it; before this node has joined that says nothing."""
+        return Outcome("unknown" if self._directory.my_life() is not None else "unavailable")
+
     def _deregister(self, at: Instant, where: Where, instance_id: str) -> Outcome:
         match where.place:
             case Place.AGENT:
                 return Outcome("forbidden")
             case Place.NOWHERE:
-                return Outcome("unknown")
+                return self._unknown()
             case Place.REMOTE:
                 return Outcome("unavailable")
             case Place.ORPHAN:
@@ -152,7 +156,8 @@ class Registrar:
         self, at: Instant, where: Where, instance_id: str, body: wire.ReadBody, reader: Reader
     ) -> Outcome:
         box = self._home.mailboxes.get(instance_id) if where.home == self._ways.me else None
-        if box is None and where.place in (Place.REMOTE, Place.AGENT):
+        is_elsewhere = where.place in (Place.REMOTE, Place.AGENT)
+        if box is None and (is_elsewhere or self._directory.my_life() is None):
             return Outcome("unavailable")
         letters = box.read(body.limit) if box is not None else ()
         if not letters and body.wait > 0 and not self._home.is_leaving:
@@ -174,7 +179,7 @@ class Registrar:
     ) -> Outcome:
         if where.home == self._ways.me:
             self._home.acknowledge(at, instance_id, body.message_ids)
-        elif where.place is not Place.NOWHERE:
+        elif where.place is not Place.NOWHERE or self._directory.my_life() is None:
             self._acks.keep(at, instance_id, body.message_ids)
         return Outcome("ok")
 
