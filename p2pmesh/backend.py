@@ -6,9 +6,11 @@ instance that lives elsewhere, the core asks its home.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from p2pmesh.errors import ConfigError, QueueFull
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from p2pmesh.running import Running
 
 log = logging.getLogger("p2pmesh.backend")
+
+#: How long a send waits for its recipient's home to have the message, too.
+SAFE_WITHIN: Final = 1.0
 
 
 class NodeBackend:
@@ -161,6 +166,9 @@ class NodeBackend:
             named=False,
         )
         await exchange.until_known(delivery)
+        with suppress(TimeoutError):  # it is accepted all the same
+            async with asyncio.timeout(SAFE_WITHIN):
+                await exchange.until_safe(delivery)
         return Sent(delivery.message_id, (target,), delivery.state)
 
     async def read(
