@@ -17,7 +17,7 @@ from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Una
 from p2pmesh.lag import Lag
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, is_json, message_of
 from p2pmesh.protocol.limits import ENTRY_MAX
-from p2pmesh.protocol.timing import MESSAGE_TTL
+from p2pmesh.protocol.timing import MESSAGE_TTL, UNKNOWN_TARGET_WAIT
 from p2pmesh.protocol.types import (
     Envelope,
     Event,
@@ -217,7 +217,13 @@ class NodeBackend:
         correlation_id: str | None,
     ) -> RegistryMessage:
         answer = await self._running.exchange.request(
-            source, target, payload, type=type, timeout=timeout, correlation_id=correlation_id
+            source,
+            target,
+            payload,
+            type=type,
+            timeout=timeout,
+            correlation_id=correlation_id,
+            known_within=UNKNOWN_TARGET_WAIT,
         )
         return _as_registry_message(answer)
 

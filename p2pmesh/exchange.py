@@ -171,8 +171,10 @@ class Exchange:
         timeout: float,
         correlation_id: str | None = None,
         named: bool = True,
+        known_within: float | None = None,
     ) -> AgentMessage:
-        """Ask and wait for the answer.  Raises as :meth:`send`, and UnknownTarget,
+        """Ask and wait for the answer; ``known_within``: how long for a target that is
+        unknown, else as long as for any.  Raises as :meth:`send`, and UnknownTarget,
         AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
         self._check(target, type, correlation_id, timeout, "timeout")
         call = self._driver.command(
@@ -184,6 +186,7 @@ class Exchange:
             payload=encode(payload),
             timeout=timeout,
             correlation_id=correlation_id,
+            known_within=known_within,
         )
         end: asyncio.Future[RequestEnded] = asyncio.get_running_loop().create_future()
         self._ends[call] = end

@@ -268,8 +268,10 @@ class Mesh:
         payload: bytes,
         timeout: float,
         correlation_id: str | None = None,
+        known_within: float | None = None,
     ) -> int:
-        """Ask and wait; the number in the RequestEnded that follows."""
+        """Ask and wait; the number in the RequestEnded that follows.  ``known_within``:
+        for so many seconds a target may stay unknown, else for the whole timeout."""
         self._core.at = at
         call = self._post.request(
             at,
@@ -280,6 +282,7 @@ class Mesh:
             payload=payload,
             timeout=timeout,
             correlation_id=correlation_id,
+            known_within=known_within,
         )
         self._settle()
         return call

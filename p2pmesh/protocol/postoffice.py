@@ -147,12 +147,18 @@ class PostOffice:
         payload: bytes,
         timeout: float,
         correlation_id: str | None = None,
+        known_within: float | None = None,
     ) -> int:
-        """Ask and wait; the number in the RequestEnded that follows.  Raises
-        QueueFull, MessageTooLarge."""
+        """Ask and wait; the number in the RequestEnded that follows.  ``known_within``:
+        how long a target may stay unknown, else the timeout.  Raises QueueFull,
+        MessageTooLarge."""
         self._at = at
         envelope = make_envelope(at, self._entropy, source, target, type, payload, correlation_id)
-        return self._sending.request(at, envelope, target, deadline(at, timeout), named=named)
+        expires_at = deadline(at, timeout)
+        known_by = deadline(at, timeout if known_within is None else known_within)
+        return self._sending.request(
+            at, envelope, target, expires_at, named=named, known_by=min(known_by, expires_at)
+        )
 
     def cancel(self, at: Instant, call: int) -> None:
         """The caller of this request gave up: nothing follows."""

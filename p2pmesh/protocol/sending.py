@@ -164,7 +164,9 @@ class Sending:
                 self._refuse(parcel, "ambiguous", "\n".join(ids))
             case Absence.NO_HOLDER:
                 self._wait(at, parcel, parcel.deadline)
-            case Absence.UNKNOWN if parcel.call is not None or (again and parcel.is_told):
+            case Absence.UNKNOWN if parcel.call is not None:
+                self._wait(at, parcel, parcel.known_by)
+            case Absence.UNKNOWN if again and parcel.is_told:
                 self._wait(at, parcel, parcel.deadline)
             case Absence.UNKNOWN:
                 self._wait(at, parcel, at.now + timing.UNKNOWN_TARGET_WAIT)
@@ -242,9 +244,17 @@ class Sending:
     # --- requests -----------------------------------------------------------------------
 
     def request(
-        self, at: Instant, envelope: Envelope, target: str, expires_at: float, *, named: bool
+        self,
+        at: Instant,
+        envelope: Envelope,
+        target: str,
+        expires_at: float,
+        *,
+        named: bool,
+        known_by: float,
     ) -> int:
-        """Its call number.  Raises QueueFull."""
+        """Its call number; a target that is unknown still at ``known_by`` is not waited
+        for.  Raises QueueFull."""
         asked = self._asking.open(envelope, target, expires_at)
         known = self._directory.instance(target)
         is_name = named and bool(self._directory.named(target))
@@ -252,6 +262,7 @@ class Sending:
             self._asking.end(asked, "unreachable", f"{target} is {known.state}")
             return asked.call
         parcel = Parcel(envelope, target, named=named, deadline=asked.deadline, call=asked.call)
+        parcel.known_by = known_by
         try:
             self._address(at, parcel)
         except QueueFull as full:
@@ -277,8 +288,8 @@ class Sending:
     def _gave_up(self, at: Instant, parcel: Parcel) -> None:
         """Nobody of this id or name came."""
         if parcel.call is not None:
-            return  # its own time ends now, too
-        if parcel.deadline <= at.now:
+            self._request_gave_up(at, parcel, parcel.call)
+        elif parcel.deadline <= at.now:
             self._counters["message_expired"] += 1
             self._end(parcel, "expired")
         elif self._directory.my_life() is None:  # not joined yet: everybody is unknown
@@ -286,3 +297,13 @@ class Sending:
         else:
             near = nearest(self._directory.names(), parcel.target)
             self._refuse(parcel, "unknown", "\n".join(near))
+
+    def _request_gave_up(self, at: Instant, parcel: Parcel, call: int) -> None:
+        asked = self._asking.get(call)
+        if asked is None:
+            return
+        if self._directory.my_life() is None and at.now < parcel.deadline:
+            parcel.known_by = at.now + timing.UNKNOWN_TARGET_WAIT
+            self._address_again(at, parcel)
+        else:
+            self._lost(asked)

@@ -88,6 +88,7 @@ class Parcel:
         "envelope",
         "give_up_at",
         "is_told",
+        "known_by",
         "named",
         "state",
         "target",
@@ -108,6 +109,7 @@ class Parcel:
         self.named = named
         self.deadline = deadline
         self.give_up_at = deadline
+        self.known_by = deadline  # of a request: when an unknown target is lost
         self.call = call
         self.is_told = is_told  # the sender knows that it was accepted
 

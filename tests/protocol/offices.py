@@ -185,10 +185,11 @@ class Office:
         named: bool = False,
         timeout: float = 30.0,
         source: str | None = None,
+        known_within: float | None = None,
     ) -> int:
         call = self.post.request(
             self.world.at, source=source or self.agent or self.name, target=target, named=named,
-            type="Query", payload=payload, timeout=timeout,
+            type="Query", payload=payload, timeout=timeout, known_within=known_within,
         )  # fmt: skip
         self.world.run()
         return call

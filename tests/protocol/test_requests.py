@@ -143,6 +143,31 @@ def test_a_request_whose_target_never_came_ends_unknown_with_near_names() -> Non
     assert (end.error, end.detail.split("\n")[0]) == ("unknown", "helper")
 
 
+def test_a_request_may_wait_less_for_a_target_that_is_unknown_than_for_its_answer() -> None:
+    world = World()
+    a = world.add("a")
+    life = a.life
+    lost, found = (a.request(name, named=True, known_within=1.0) for name in ("helpre", "helper"))
+    world.pass_time(0.9)
+    assert a.ended(lost) is None
+    helper = world.add("helper")
+    world.pass_time(0.2)
+    end = a.ended(lost)
+    assert end is not None
+    assert (end.error, end.detail.split("\n")[0]) == ("unknown", "helper")
+    world.pass_time(10.0)
+    assert a.ended(found) is None, "who is known may take its time"
+    answer(helper, b"here")
+    assert a.ended(found).answer is not None  # type: ignore[union-attr]
+    a.life = None  # before it has joined, nobody is unknown
+    early = a.request("later", named=True, known_within=1.0, timeout=5.0)
+    world.pass_time(4.0)
+    assert a.ended(early) is None
+    a.life = life
+    world.pass_time(1.1)
+    assert a.ended(early).error == "unknown"  # type: ignore[union-attr]
+
+
 def test_a_request_to_a_name_whose_holder_is_gone_ends_unreachable() -> None:
     world = World()
     a, helper = world.add("a"), world.add("helper")
