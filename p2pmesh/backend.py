@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from p2pmesh.errors import ConfigError, QueueFull
+from p2pmesh.errors import ConfigError, PeerUnreachable, QueueFull
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
 from p2pmesh.lag import Lag
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, is_json, message_of
 from p2pmesh.protocol.limits import ENTRY_MAX
-from p2pmesh.protocol.timing import MESSAGE_TTL, UNKNOWN_TARGET_WAIT
+from p2pmesh.protocol.timing import FORWARD_TIMEOUT, MESSAGE_TTL, UNKNOWN_TARGET_WAIT
 from p2pmesh.protocol.types import (
     Envelope,
     Event,
@@ -91,6 +91,27 @@ class NodeBackend:
 
     def loop_lag(self) -> Lag:
         return self._running.driver.lag
+
+    # --- the node itself ------------------------------------------------------------------
+
+    def describe(self, status: str | None, metrics: Any) -> None:
+        running = self._running
+        if not running.config.agent:
+            raise Conflict("this node is an observer: it has no agent that could say anything")
+        packed = None if metrics is None else encode(metrics)
+        running.driver.command(running.core.describe, status, packed)
+
+    async def ping(self, node_id: str) -> float:
+        running = self._running
+        ended = await running.exchange.call(running.core.ping, bytes.fromhex(node_id))
+        if ended.status != "ok" or ended.rtt is None:
+            raise PeerUnreachable(
+                f"node {node_id} did not answer within {FORWARD_TIMEOUT:g} s"
+            )
+        return ended.rtt
+
+    def leave(self) -> None:
+        self._running.begin_leave()
 
     # --- instances ------------------------------------------------------------------------
 

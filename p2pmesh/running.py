@@ -115,6 +115,7 @@ class Running:
         self._started = instant()
         self._stopped: asyncio.Future[str] = loop.create_future()
         self._closing: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._listening: set[str] = set()
         self._stack = AsyncExitStack()
         self._server: RegistryServer | None = None
@@ -439,6 +440,11 @@ class Running:
                 await asyncio.gather(asyncio.shield(self._stopped), *self._withdraw())
         finally:
             await asyncio.shield(self._begin_close())
+
+    def begin_leave(self) -> None:
+        """Leave in a task of its own, which nobody waits for."""
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self.leave())
 
     def _withdraw(self) -> Iterator[Awaitable[None]]:
         """What can end while the last messages are on their way."""

@@ -153,6 +153,12 @@ async def test_a_node_that_has_not_joined_says_so(mesh: str) -> None:
     await node.leave()
 
 
+async def test_an_observer_has_nothing_to_say(mesh: str) -> None:
+    async with Node(mesh=mesh, mdns=False, bind=["127.0.0.1"], port=0, http=None, agent=False) as n:
+        with pytest.raises(Conflict, match="an observer"):
+            NodeBackend(n._running).describe("busy", None)
+
+
 async def test_what_nobody_has_is_unknown(backends: list[NodeBackend]) -> None:
     backend = backends[0]
     assert not await backend.heartbeat("nobody", "healthy", None)

@@ -81,6 +81,18 @@ class Backend(Protocol):
     def load(self) -> Load: ...
     def loop_lag(self) -> Lag: ...
 
+    def describe(self, status: str | None, metrics: Any) -> None:
+        """What the node's own agent says of itself.  Raises Conflict: it has none."""
+        ...
+
+    async def ping(self, node_id: str) -> float:
+        """Seconds there and back.  Raises PeerUnreachable."""
+        ...
+
+    def leave(self) -> None:
+        """The node says goodbye and ends, soon."""
+        ...
+
     async def register(
         self,
         instance_id: str,

@@ -77,6 +77,12 @@ class Stats(View, frozen=True, kw_only=True):
     counters: dict[str, int]
 
 
+class Pong(View, frozen=True, kw_only=True):
+    instance_id: str  # whom it was about
+    home: str  # the node that answered
+    rtt: float  # seconds there and back, over the mesh
+
+
 class MessageStates(View, frozen=True, kw_only=True):
     message_id: str
     recipients: tuple[Recipient, ...]

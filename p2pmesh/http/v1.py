@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from p2pmesh.errors import AmbiguousTarget, UnknownTarget
 from p2pmesh.http import shapes
@@ -20,6 +20,7 @@ from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
 from p2pmesh.http.codec import Message, MessageType, message_out
 from p2pmesh.http.registry import SendBody, is_instance_id, sender
+from p2pmesh.http.tokens import Scope
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import REQUEST_TIMEOUT_MAX
 
@@ -30,6 +31,13 @@ class RequestBody(SendBody, frozen=True, kw_only=True):
     target_instance: str
     message_type: MessageType = field(default_factory=lambda: MessageType("Query"))
     timeout: Annotated[float, Meta(gt=0, le=REQUEST_TIMEOUT_MAX)] = 30.0
+
+
+class SelfBody(Struct, frozen=True):
+    """What is given is said from now on; null takes it back."""
+
+    status: str | UnsetType | None = UNSET
+    metrics: dict[str, Any] | UnsetType | None = UNSET
 
 
 class MembersQuery(Struct, frozen=True):
@@ -53,6 +61,26 @@ class V1:
                 "GET", "/v1/self", self.own,
                 summary="This node's own agent, and what runs here.",
                 answers={200: shapes.Self},
+            ),
+            Route(
+                "PATCH", "/v1/self", self.describe, SelfBody,
+                summary="Let this node's own agent say how it is.",
+                answers={200: shapes.Self},
+                refusals=(409,),
+                scope=Scope.ADMIN,
+            ),
+            Route(
+                "POST", "/v1/leave", self.leave,
+                summary="Have this node say goodbye and end.",
+                answers={202: shapes.View},
+                scope=Scope.ADMIN,
+            ),
+            Route(
+                "POST", "/v1/ping/{id}", self.ping,
+                summary="How long a member's node takes to answer over the mesh.",
+                answers={200: shapes.Pong},
+                refusals=(404, 409, 502),
+                is_abandonable=True,
             ),
             Route(
                 "GET", "/v1/members", self.members,
@@ -154,6 +182,29 @@ class V1:
 
     def _one(self, member: Member) -> dict[str, Any]:
         return self._view() | _shown(member)
+
+    # --- this node, and others ---------------------------------------------------
+
+    async def describe(self, call: Call) -> Answer:
+        body: SelfBody = call.body
+        said = self._backend.self_member()
+        self._backend.describe(
+            said.status if body.status is UNSET else body.status,
+            said.metrics if body.metrics is UNSET else body.metrics,
+        )
+        return await self.own(call)
+
+    async def ping(self, call: Call) -> Answer:
+        member = _find(call.parameters["id"], self._backend.all_members())
+        rtt = await self._backend.ping(member.home)
+        return json_answer(
+            shapes.Pong(**self._view(), instance_id=member.instance_id, home=member.home, rtt=rtt)
+        )
+
+    async def leave(self, call: Call) -> Answer:
+        answer = json_answer(shapes.View(**self._view()), 202)
+        self._backend.leave()
+        return answer
 
     # --- messages --------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from p2pmesh.protocol.envelopes import milliseconds
 from p2pmesh.protocol.types import Envelope, Instant, Life, NodeId
 from p2pmesh.protocol.ways import NEVER, Ways
 
-#: The arguments of a call, by their type; None: to deregister.
+#: The arguments of a call, by their type; None: to deregister, or a ping.
 Body: TypeAlias = (
     wire.RegisterBody | wire.HeartbeatBody | wire.ReadBody | wire.AckBody | Envelope | None
 )
@@ -32,6 +32,7 @@ _BODIES: Final[dict[str, msgspec.msgpack.Decoder[Body] | None]] = {
     "register": msgspec.msgpack.Decoder(wire.RegisterBody),
     "heartbeat": msgspec.msgpack.Decoder(wire.HeartbeatBody),
     "deregister": None,
+    "ping": None,
     "read": msgspec.msgpack.Decoder(wire.ReadBody),
     "ack": msgspec.msgpack.Decoder(wire.AckBody),
     "respond": msgspec.msgpack.Decoder(Envelope),
@@ -73,7 +74,7 @@ class Forwarded:
 
     __slots__ = (
         "asked", "body", "call", "deadline", "home", "instance_id", "is_held", "life",
-        "operation", "until",
+        "operation", "said_at", "until",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class Forwarded:
         self.life: Life | None = None
         self.asked = 0  # homes asked so far
         self.until = until  # of a read that waits for mail; 0: it does not
+        self.said_at = 0.0  # the last time
         self.is_held = False  # its home has no mail yet, and answers when it has
 
     def body_at(self, at: Instant) -> Body:
@@ -141,6 +143,7 @@ class Forwarding:
 
     def _say(self, at: Instant, number: int, call: Forwarded) -> None:
         body = b"" if call.body is None else msgspec.msgpack.encode(call.body_at(at))
+        call.said_at = at.now
         self._ways.send(call.home, wire.Call(number, call.operation, call.instance_id, body))
 
     def opened(self, at: Instant, peer: NodeId) -> None:

@@ -119,6 +119,18 @@ class GuestDesk:
         self._go(at, Forwarded(self._calls, operation, instance_id, body, until))
         return self._calls
 
+    def ping(self, at: Instant, node: NodeId) -> int:
+        """How long a node takes to answer; ``rtt`` of the CallEnded says it."""
+        self._calls += 1
+        call = Forwarded(self._calls, "ping", "", None)
+        if node == self._ways.me:
+            self._end(call, _NOTHING, 0.0)
+        elif self._directory.node_life(node) is None or not self._forwarding.forward(
+            at, call, node
+        ):
+            self._end(call, Outcome("unavailable"))
+        return self._calls
+
     def give_up(self, call: int) -> None:
         """Nobody waits for this read any more: nothing follows."""
         if self._waits.drop(Reader(self._ways.me, call)) is None:
@@ -144,6 +156,9 @@ class GuestDesk:
 
     def _go(self, at: Instant, call: Forwarded) -> None:
         """To the home, or an outcome at once."""
+        if call.operation == "ping":  # it did not answer
+            self._end(call, Outcome("unavailable"))
+            return
         where = self._places.find(call.instance_id)
         is_remote = where.place is Place.REMOTE or (
             where.place is Place.AGENT
@@ -158,7 +173,7 @@ class GuestDesk:
         elif where.home is not None and not self._forwarding.forward(at, call, where.home):
             self._end(call, Outcome("unavailable"))
 
-    def _end(self, call: Forwarded, outcome: Outcome) -> None:
+    def _end(self, call: Forwarded, outcome: Outcome, rtt: float | None = None) -> None:
         if outcome is WAITING:
             return
         if isinstance(call.body, Envelope):
@@ -166,7 +181,7 @@ class GuestDesk:
         elif call.call:
             letters = outcome.letters
             self._ways.effects.append(
-                CallEnded(call.call, outcome.status, letters.messages, letters.vias)
+                CallEnded(call.call, outcome.status, letters.messages, letters.vias, rtt)
             )
 
     # --- answered elsewhere -----------------------------------------------------------
@@ -186,6 +201,7 @@ class GuestDesk:
             else:
                 self._go(at, call)
             return
+        rtt = at.now - call.said_at
         status = message.status if message.status in _STATUSES else "unavailable"
         letters: wire.Letters | None = NO_LETTERS
         if call.operation == "read" and status == "ok":
@@ -195,7 +211,8 @@ class GuestDesk:
                 self._acks.forget(call.instance_id, call.body.message_ids)
         else:
             self._send_kept(at, call.instance_id)  # its home answers again
-        self._end(call, Outcome("unavailable") if letters is None else Outcome(status, letters))
+        outcome = Outcome("unavailable") if letters is None else Outcome(status, letters)
+        self._end(call, outcome, rtt)
 
     def _without_acknowledged(
         self, instance_id: str, letters: wire.Letters | None
@@ -231,6 +248,9 @@ class GuestDesk:
         body = body_of(message)
         if isinstance(body, str):
             self._counters["call_malformed"] += 1
+            return
+        if message.operation == "ping":
+            self._reply(peer, message.call, _NOTHING)
             return
         where = self._places.find(message.instance_id)
         is_new = where.place is Place.NOWHERE and message.operation == "register"

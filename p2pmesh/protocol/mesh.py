@@ -369,6 +369,13 @@ class Mesh:
         self._settle()
         return call
 
+    def ping(self, at: Instant, node: NodeId) -> int:
+        """Have a node answer; the number in the CallEnded that follows."""
+        self._core.at = at
+        call = self._post.ping(at, node)
+        self._settle()
+        return call
+
     def describe(self, at: Instant, status: str | None, metrics: bytes | None) -> None:
         """What the own agent says of itself from now on; metrics in MessagePack."""
         self._core.at = at

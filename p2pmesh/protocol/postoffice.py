@@ -225,6 +225,11 @@ class PostOffice:
         self._at = at
         return self._desk.call(at, "ack", instance_id, wire.AckBody(message_ids))
 
+    def ping(self, at: Instant, node: NodeId) -> int:
+        """The number in the CallEnded that follows, with the round trip."""
+        self._at = at
+        return self._desk.ping(at, node)
+
     def guest(self, instance_id: str) -> Guest | None:
         """A guest of this home: its entry, status, metrics, and when it was heard."""
         return self._desk.guests.get(instance_id)

@@ -290,6 +290,7 @@ class CallEnded(msgspec.Struct, frozen=True):
     status: str
     messages: tuple[Envelope, ...] = ()
     vias: tuple[NodeId, ...] = ()
+    rtt: float | None = None  # seconds from the call to its answer, where another node gave it
 
 
 # --- views ------------------------------------------------------------------

@@ -19,7 +19,13 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pmesh.errors import AmbiguousTarget, QueueFull, RequestTimeout, UnknownTarget
+from p2pmesh.errors import (
+    AmbiguousTarget,
+    PeerUnreachable,
+    QueueFull,
+    RequestTimeout,
+    UnknownTarget,
+)
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent
 from p2pmesh.lag import Lag
 from p2pmesh.protocol.types import (
@@ -110,6 +116,7 @@ class MemoryNode:
 
     durable: bool = False
     mesh: str = "memory"
+    has_left = False
 
     def __init__(self, mesh: MemoryMesh, number: int) -> None:
         self.memory = mesh
@@ -154,6 +161,21 @@ class MemoryNode:
         lag = Lag()
         lag.add(0.02)
         return lag
+
+    # --- the node itself ---------------------------------------------------------
+
+    def describe(self, status: str | None, metrics: Any) -> None:
+        own = self.memory.agents[self.instance_id]
+        own.member = msgspec.structs.replace(own.member, status=status, metrics=metrics)
+
+    async def ping(self, node_id: str) -> float:
+        others = {node.node_id for node in self.memory.nodes}
+        if node_id not in others:
+            raise PeerUnreachable(f"node {node_id} does not answer")
+        return 0.0 if node_id == self.node_id else 0.001
+
+    def leave(self) -> None:
+        self.has_left = True
 
     # --- guests ----------------------------------------------------------------
 

@@ -135,3 +135,25 @@ def test_who_waits_at_a_node_that_leaves_is_answered_and_waits_on_at_another(hom
             sent = other.ask(send(fresh(), me, "hello")).json
         (message,) = a.read().json["messages"]
         assert message["message_id"] == sent["message_id"]
+
+
+def test_a_node_says_how_it_is_is_pinged_and_leaves_when_it_is_asked_to(home: Path) -> None:
+    with (
+        running(home, 2) as (asked, leaving),
+        Connection(address(asked)) as a,
+        Connection(address(leaving)) as b,
+    ):
+        me = leaving.event("ready")["instance_id"]
+        said = {"status": "closing", "metrics": {"jobs": 0}}
+        patch = post("/v1/self", said).replace(b"POST", b"PATCH", 1)
+        assert b.ask(patch).status == 200
+        eventually(lambda: said.items() <= instances(a)[me].items(), "it is not heard")
+        pong = a.ask(get(f"/v1/ping/{me}", method="POST")).json
+        assert pong["home"] == leaving.event("ready")["node_id"]
+        assert 0 < pong["rtt"] < 1
+        assert b.ask(get("/v1/leave", method="POST")).status == 202
+        assert leaving.wait() == 0
+        gone = a.ask(get(f"/v1/members/{me}")).json
+        assert gone["state"] == "left"
+        reply = a.ask(get(f"/v1/ping/{me}", method="POST"))
+        assert (reply.status, reply.json["code"]) == (502, "unreachable")

@@ -18,14 +18,14 @@ from tests.http.serving import Served, serve
 from tests.http.wire import Connection, get, post
 
 #: Every status that the API has for something a client did.
-STATUSES: Final = {200, 204, 400, 403, 404, 405, 409, 413, 415, 421, 422, 429, 504}
+STATUSES: Final = {200, 202, 204, 400, 403, 404, 405, 409, 413, 415, 421, 422, 429, 504}
 
 PATHS: Final = [
     "/registry/register", "/registry/agents", "/registry/heartbeat/{id}", "/messages/{id}",
     "/registry/deregister/{id}", "/messages/send/{id}", "/messages/ack/{id}", "/messages/{id}/ack",
     "/health", "/v1/self", "/v1/members", "/v1/members/{id}", "/v1/leader", "/v1/links",
-    "/v1/stats", "/v1/messages/{id}", "/v1/request/{id}", "/openapi.json", "/metrics", "/{id}",
-    "/",
+    "/v1/stats", "/v1/messages/{id}", "/v1/request/{id}", "/v1/ping/{id}", "/v1/leave",
+    "/openapi.json", "/metrics", "/{id}", "/",
 ]  # fmt: skip
 METHODS: Final = ["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "PATCH", "TRACE", "BREW"]
 HEADERS: Final = [

@@ -113,7 +113,7 @@ def test_refusals_are_text_or_problems_and_say_when_to_come_back(document: Any) 
 
 
 #: What changes the node itself; everything else is read or written by its method.
-ADMIN: set[tuple[str, str]] = set()
+ADMIN: set[tuple[str, str]] = {("PATCH", "/v1/self"), ("POST", "/v1/leave")}
 
 
 def test_every_call_says_which_token_it_needs(document: Any) -> None:
@@ -150,6 +150,8 @@ def test_answers_are_of_the_types_that_describe_them(served: Served, door: Conne
         ("GET", "/messages/{id}"): get("/messages/me"),
         ("GET", "/health"): get("/health"),
         ("GET", "/v1/self"): get("/v1/self"),
+        ("PATCH", "/v1/self"): post("/v1/self", {"status": "x"}).replace(b"POST", b"PATCH", 1),
+        ("POST", "/v1/ping/{id}"): get("/v1/ping/me", method="POST"),
         ("GET", "/v1/members"): get("/v1/members"),
         ("GET", "/v1/members/{id}"): get("/v1/members/me"),
         ("GET", "/v1/leader"): get("/v1/leader"),

@@ -156,6 +156,46 @@ def test_links_and_counters(served: Served, door: Connection) -> None:
     assert list(stats)[:3] == ["node_id", "leader_id", "epoch"]
 
 
+# --- this node, and others -------------------------------------------------------
+
+
+def patch(body: Any) -> bytes:
+    return post("/v1/self", body).replace(b"POST", b"PATCH", 1)
+
+
+def test_the_own_agent_says_how_it_is_and_everybody_lists_it(door: Connection) -> None:
+    answer = door.ask(patch({"status": "busy", "metrics": {"queue": 3}})).json
+    assert (answer["status"], answer["metrics"]) == ("busy", {"queue": 3})
+    assert set(answer) == set(door.ask(get("/v1/self")).json)
+    (listed,) = door.ask(get("/registry/agents")).json["instances"]
+    assert (listed["status"], listed["metrics"]) == ("busy", {"queue": 3})
+    answer = door.ask(patch({"metrics": None, "color": "green"})).json
+    assert (answer["status"], answer["metrics"]) == ("busy", None), "what is not given stays"
+    assert door.ask(patch({"status": None})).json["status"] is None
+    for wrong in ({"status": 1}, {"metrics": []}, {"metrics": "none"}, []):
+        problem(door.ask(patch(wrong)), 422)
+    problem(door.ask(patch(b'{"metrics":{"n":NaN}}')), 400)
+
+
+def test_a_member_s_node_is_pinged_by_any_of_its_names(served: Served, door: Connection) -> None:
+    guest = register(door)
+    for wanted in ("agent-1", "1" * 64, guest):
+        answer = door.ask(get(f"/v1/ping/{wanted}", method="POST")).json
+        assert set(answer) == {"node_id", "leader_id", "epoch", "instance_id", "home", "rtt"}
+        assert (answer["home"], answer["rtt"]) == ("1" * 64, 0.0)
+    problem(door.ask(get("/v1/ping/nobody", method="POST")), 404)
+    agent = served.mesh.agents[guest]
+    agent.member = msgspec.structs.replace(agent.member, home="2" * 64)
+    unreachable = problem(door.ask(get(f"/v1/ping/{guest}", method="POST")), 502)
+    assert unreachable["code"] == "unreachable"
+
+
+def test_a_node_that_is_asked_to_leave_says_that_it_does(served: Served, door: Connection) -> None:
+    reply = door.ask(get("/v1/leave", method="POST"))
+    assert (reply.status, reply.json["node_id"]) == (202, "1" * 64)
+    assert served.mesh.nodes[0].has_left
+
+
 # --- messages --------------------------------------------------------------------
 
 

@@ -344,6 +344,44 @@ def test_guests_of_a_home_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert a.status() == "ok"
 
 
+# --- pings --------------------------------------------------------------------------
+
+
+def ping(office: Office, other: Office) -> None:
+    office.called = office.post.ping(office.world.at, other.id)
+    office.world.run()
+
+
+def test_a_ping_is_answered_by_the_node_and_takes_as_long_as_it_takes() -> None:
+    world, a, b, _ = three()
+    ping(a, b)
+    assert (a.status(), a.call_ended().rtt) == ("ok", 0.0)
+    world.lost = {wire.CallResult}
+    ping(a, b)
+    world.lost.clear()
+    world.pass_time(0.25)
+    world.unlink(a, b)
+    world.link(a, b)
+    assert a.call_ended().rtt == 0.0, "from when it was said last"
+    ping(a, a)
+    assert (a.status(), a.call_ended().rtt) == ("ok", 0.0)
+
+
+def test_a_ping_of_a_node_that_is_gone_or_silent_is_unavailable() -> None:
+    world, a, b, c = three()
+    world.lost = {wire.CallResult}
+    ping(a, b)
+    world.pass_time(timing.FORWARD_TIMEOUT - 0.1)
+    assert a.status() is None
+    world.pass_time(0.2)
+    assert (a.status(), a.call_ended().rtt) == ("unavailable", None)
+    ping(a, c)
+    world.kill(c)
+    assert a.status() == "unavailable"
+    ping(a, c)
+    assert a.status() == "unavailable"
+
+
 # --- requests to guests -----------------------------------------------------------
 
 
