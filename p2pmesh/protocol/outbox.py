@@ -45,8 +45,8 @@ class _Lane:
     """An out-stream on its way: where it leads, and what holds it."""
 
     __slots__ = (
-        "again_until", "home", "homes", "outlet", "retry_at", "retry_gap", "stream", "unsure_at",
-        "unsure_gap",
+        "again_until", "home", "homes", "is_refused", "outlet", "retry_at", "retry_gap",
+        "stream", "unsure_at", "unsure_gap",
     )  # fmt: skip
 
     def __init__(self, stream: OutStream) -> None:
@@ -56,6 +56,7 @@ class _Lane:
         self.outlet: _Outlet | None = None  # None: the recipient is nowhere now
         self.retry_at = NEVER  # held until then
         self.retry_gap = timing.STREAM_RETRY
+        self.is_refused = False  # the recipient's mailbox was full, by the last receipt
         self.again_until = 0.0
         self.unsure_at = NEVER  # when to ask which stored copies are over
         self.unsure_gap = timing.STREAM_UNSURE_AFTER
@@ -64,7 +65,14 @@ class _Lane:
     def is_held(self) -> bool:
         return self.retry_at != NEVER
 
+    @property
+    def is_full(self) -> bool:
+        """Does one message wait already for room in the recipient's mailbox?  It is
+        tried now and then, so that the end of this is noticed."""
+        return self.is_refused and bool(self.stream.unsent or self.stream.sent)
+
     def release(self) -> None:
+        self.is_refused = False
         self.retry_at = NEVER
         self.retry_gap = timing.STREAM_RETRY
 
@@ -131,6 +139,11 @@ class Outbox:
             raise QueueFull(
                 f"{len(stream.items)} messages to {item.recipient!r} wait to be done: "
                 "no more are accepted until it catches up"
+            )
+        if lane.is_full:
+            self._counters["outbox_full"] += 1
+            raise QueueFull(
+                f"the mailbox of {item.recipient!r} is full: it has to finish some first"
             )
         stream.append(item)
         self._account.used += item.size
@@ -392,11 +405,14 @@ class Outbox:
         match message.standing:
             case wire.RECEIPT_FULL | wire.RECEIPT_NOT_HERE:
                 self._hold(at, lane, outlet)
+                lane.is_refused = message.standing == wire.RECEIPT_FULL
             case wire.RECEIPT_AGAIN:
                 self._send_again(at, lane, outlet, watermark)
-            case _ if lane.is_held:
-                lane.release()
-                outlet.make_ready(lane)
+            case _:
+                lane.is_refused = False
+                if lane.is_held:
+                    lane.release()
+                    outlet.make_ready(lane)
         self._tidy(lane)
         self._pump(at, outlet)
 

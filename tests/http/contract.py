@@ -130,6 +130,10 @@ def _lists(door: Connection, ids: Iterable[str]) -> bool:
     return set(ids) <= set(instances(door))
 
 
+def _accepts(door: Connection, source: str, target: str) -> bool:
+    return door.ask(send(source, target)).status == 200
+
+
 def _lists_not(door: Connection, instance_id: str) -> bool:
     return instance_id not in instances(door)
 
@@ -702,6 +706,30 @@ class Contract:
             ids = [message["message_id"] for message in messages(door, me)]
             assert door.ask(post(f"/messages/ack/{me}", {"message_ids": ids})).status == 204
             eventually(lambda: door.ask(send(source, me)).status == 200, "still full")
+
+    def test_a_queue_that_is_full_is_so_at_every_node(self, doors: Doors) -> None:
+        with doors.open(0) as a, doors.open(1) as b, doors.open(2) as c:
+            me, source = register(a), fresh("source")
+            all_list((b, c), me)
+            for n in range(1000):
+                assert (b if n % 2 else c).ask(send(source, me, n)).status == 200
+            accepted = 1000
+            for door in (a, b, c):
+                # What finds it full is kept until there is room, one message a node.
+                found = [door.ask(send(source, me)).status for _ in range(3)]
+                assert found[1:] == [429, 429]
+                accepted += found.count(200)
+            seen: set[str] = set()
+
+            def all_came() -> bool:
+                ids = [message["message_id"] for message in messages(a, me)]
+                assert b.ask(post(f"/messages/ack/{me}", {"message_ids": ids})).status == 204
+                seen.update(ids)
+                return len(seen) == accepted
+
+            eventually(all_came, "what was accepted does not come")
+            for door in (a, b, c):
+                eventually(partial(_accepts, door, source, me), "still full")
 
     def test_a_queue_is_full_at_64_mib_too(self, doors: Doors) -> None:
         with doors.open() as door:

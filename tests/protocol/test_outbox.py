@@ -359,21 +359,34 @@ def test_a_full_mailbox_holds_its_senders_until_there_is_room() -> None:
     b = world.add("b")
     b.auto_completes = False
     world.link_all(*senders, b)
+    accepted = [0, 0, 0]
+    refused: set[str] = set()
     for number in range(500):
-        for sender in senders:
-            sender.send("b-1", b"%d" % number)
+        for index, sender in enumerate(senders):
+            try:
+                sender.send("b-1", b"%d" % number)
+                accepted[index] += 1
+            except QueueFull as full:
+                refused.add(str(full))
     assert len(b.of(MessageArrived)) == limits.MAILBOX_MESSAGES_MAX
+    assert refused == {"the mailbox of 'b-1' is full: it has to finish some first"}
+    assert sum(accepted) == limits.MAILBOX_MESSAGES_MAX + 3, "one of each found it full"
+    world.pass_time(100.0)
+    for sender in senders:
+        with pytest.raises(QueueFull):
+            sender.send("b-1", b"still")
     done = 0
     while done < len(b.of(MessageArrived)):
         for arrived in b.of(MessageArrived)[done : done + 100]:
             b.post.message_completed(world.at, arrived.envelope.message_id, True)
             done += 1
         world.run()
-    assert done == 1500
-    for sender in senders:
+    assert done == sum(accepted)
+    for sender, count in zip(senders, accepted, strict=True):
         mine = [e.envelope.payload for e in b.of(MessageArrived) if e.via == sender.id]
-        assert mine == [b"%d" % number for number in range(500)]
-        assert len([move for move in sender.moves() if move[1] == "done"]) == 500
+        assert mine == [b"%d" % number for number in range(count)]
+        assert len([move for move in sender.moves() if move[1] == "done"]) == count
+        sender.send("b-1", b"there is room")
     assert b.post.counters["post_mailbox_full"] > 0
 
 
