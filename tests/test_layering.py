@@ -42,7 +42,7 @@ PROTOCOL: Final = {
         {"joining", "leading", "lookup"},
     ),
     "messages": (
-        {"directory", "envelopes", "window"},
+        {"directory", "envelopes", "ledger", "window"},
         {"ways", "streams"},
         {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"}
         | {"acks", "waits"},

@@ -29,6 +29,7 @@ from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.types import (
     Envelope,
@@ -39,11 +40,30 @@ from p2pmesh.protocol.types import (
     MessageState,
     NodeId,
     Recipient,
+    SendRefused,
+    Table,
 )
 from p2pmesh.protocol.ways import NEVER, Ways
 
 _BATCH_GAP: Final = 0.05
 _REPAIR_GAP_MAX: Final = 30.0
+
+
+class _StreamRow(msgspec.Struct, frozen=True, array_like=True):
+    """The one stream on disk."""
+
+    stream: bytes
+    highest: int
+
+
+class _CastRow(msgspec.Struct, frozen=True, array_like=True):
+    """A broadcast on disk, under its number.  Who had it by the end of the process is
+    asked again: whoever took it says so."""
+
+    envelope: Envelope
+    expires_at: float  # store time
+    born_below: Life
+    homes: dict[NodeId, tuple[Life, tuple[str, ...]]]
 
 
 class _Owed:
@@ -62,7 +82,8 @@ class Held:
     """One broadcast of this node, until nobody is owed it."""
 
     __slots__ = (
-        "born_below", "deadline", "due_at", "envelope", "homes", "message_id", "posts",
+        "born_below", "deadline", "due_at", "envelope", "homes", "is_kept", "is_refused",
+        "message_id", "posts",
         "reasons", "sent_at", "seq", "size", "states", "strays",
     )  # fmt: skip
 
@@ -77,6 +98,8 @@ class Held:
         self.sent_at = now
         self.due_at = now + timing.CAST_REPAIR_AFTER
         self.size = OVERHEAD + len(envelope.payload)
+        self.is_kept = True  # False: the store has not got it
+        self.is_refused = False  # and had no room for it
         self.homes: dict[NodeId, _Owed] = {}
         self.states: dict[str, MessageState] = {}  # by instance
         self.reasons: dict[str, str] = {}
@@ -114,9 +137,11 @@ class Broadcasts:
         account: Account,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
+        ledger: Ledger,
     ) -> None:
         self.next_at = NEVER
         self.stream = entropy(8)
+        self._ledger = ledger
         self._directory = directory
         self._ways = ways
         self._account = account
@@ -148,7 +173,51 @@ class Broadcasts:
         self._bytes += size
         self._account.used += size
         self.next_at = min(self.next_at, held.due_at, held.deadline)
+        if self._ledger.is_durable:
+            held.is_kept = False
+            self._keep(held)
         return held
+
+    # --- the store ------------------------------------------------------------------
+
+    def _keep(self, held: Held) -> None:
+        ledger = self._ledger
+        homes = {home: (owed.life, tuple(owed.ids)) for home, owed in held.homes.items()}
+        expires_at = ledger.store_time(held.deadline)
+        row = _CastRow(held.envelope, expires_at, held.born_below, homes)
+        ledger.put(Table.CASTS, held.seq.to_bytes(8), row)
+        ledger.put(Table.CAST_STREAM, b"", _StreamRow(self.stream, self._highest))
+
+    def restore(self, at: Instant) -> list[Held]:
+        """Take up the broadcasts of an earlier process: all of their homes owe."""
+        for _, stream in self._ledger.restored(Table.CAST_STREAM, _StreamRow):
+            self.stream, self._highest = stream.stream, stream.highest
+        for key, kept in self._ledger.restored(Table.CASTS, _CastRow):
+            self._owe_again(at, int.from_bytes(key), kept)
+        return list(self._held.values())
+
+    def _owe_again(self, at: Instant, seq: int, kept: _CastRow) -> None:
+        deadline = self._ledger.own_time(kept.expires_at)
+        held = Held(seq, kept.envelope, deadline, kept.born_below, at.now)
+        for home, (life, ids) in kept.homes.items():
+            owed = held.homes[home] = _Owed(life, held.due_at)
+            owed.ids += ids
+            held.states.update(dict.fromkeys(ids, "queued"))
+        self._held[seq] = held
+        self._bytes += held.size
+        self._account.used += held.size
+        self.next_at = min(self.next_at, held.due_at, held.deadline)
+
+    def refuse_unkept(self, detail: str) -> None:
+        """The store is full: what it has not got was not accepted after all."""
+        for held in [held for held in self._held.values() if not held.is_kept]:
+            held.is_refused = True
+            held.homes.clear()
+            held.strays.clear()
+            self._tidy(held)
+            self._ways.effects.append(SendRefused(held.message_id, "store_full", detail))
+
+    # --- room -----------------------------------------------------------------------
 
     def _make_room(self, size: int) -> None:
         """Those owed only to homes that are gone make room for new ones."""
@@ -224,6 +293,7 @@ class Broadcasts:
     def _tidy(self, held: Held) -> None:
         if held.is_over and held.seq in self._held:
             del self._held[held.seq]
+            self._ledger.gone(Table.CASTS, held.seq.to_bytes(8))
             held.envelope = msgspec.structs.replace(held.envelope, payload=b"")
             self._bytes -= held.size
             self._account.used -= held.size

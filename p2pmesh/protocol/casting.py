@@ -13,6 +13,9 @@ Not here: the debts (``broadcast``), the tree (``casttree``), mailboxes (``home`
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from functools import partial
+
+import msgspec
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, wire
@@ -21,11 +24,30 @@ from p2pmesh.protocol.casttree import CastTree, Taken
 from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import SEQ_MAX, is_sound, seconds_left
 from p2pmesh.protocol.home import Home
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.streams import Item
-from p2pmesh.protocol.types import Envelope, Instant, NodeId
+from p2pmesh.protocol.types import Envelope, Instant, MessageKept, NodeId, Table
 from p2pmesh.protocol.ways import Ways
 from p2pmesh.protocol.window import Place, Window
+
+
+class _WindowRow(msgspec.Struct, frozen=True, array_like=True):
+    """The window of a root's stream on disk, under both their ids."""
+
+    watermark: int
+    bits: bytes
+
+
+class _TakenRow(msgspec.Struct, frozen=True, array_like=True):
+    """Who took one broadcast here, under the stream and its number."""
+
+    delivered: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+def _taken_key(root: NodeId, stream: bytes, seq: int) -> bytes:
+    return root + stream + seq.to_bytes(8)
 
 
 class Casting:
@@ -40,7 +62,9 @@ class Casting:
         tree: CastTree,
         home: Home,
         outbox: Outbox,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._directory = directory
         self._ways = ways
         self._counters = counters
@@ -65,8 +89,17 @@ class Casting:
         cast = broadcasts.cast(at, held)
         mine = self._home.cast(envelope, me, expires_at, held.born_below)
         broadcasts.receipt(wire.CastReceipt(me, broadcasts.stream, held.seq, (me,), *mine))
-        self._tree.spread(at, cast, None, Taken())
+        self._ledger.after(partial(self._kept, at, held, cast))
         return held
+
+    def _kept(self, at: Instant, held: Held, cast: wire.Cast) -> None:
+        """It may leave."""
+        if held.is_refused:
+            return
+        if not held.is_kept:
+            held.is_kept = True
+            self._ways.effects.append(MessageKept(held.message_id))
+        self._tree.spread(at, cast, None, Taken())
 
     def tick(self, at: Instant) -> None:
         """Repair what is due; who lives elsewhere by now gets a message of its own."""
@@ -91,7 +124,7 @@ class Casting:
             case Place.NEW:
                 taken = self._take(at, cast)
                 if not cast.direct:
-                    self._tree.spread(at, cast, peer, taken)
+                    self._ledger.after(partial(self._tree.spread, at, cast, peer, taken))
                     return
             case Place.TAKEN:
                 self._counters["cast_again"] += 1
@@ -102,7 +135,8 @@ class Casting:
             case Place.BEYOND:
                 self._counters["cast_beyond_window"] += 1
                 return
-        self._ways.send(peer, wire.CastReceipt(*key, (self._ways.me,), *taken))
+        receipt = wire.CastReceipt(*key, (self._ways.me,), *taken)
+        self._ledger.after(partial(self._ways.send, peer, receipt))
 
     def _is_sound(self, peer: NodeId, cast: wire.Cast) -> bool:
         return (
@@ -117,10 +151,27 @@ class Casting:
     def _take(self, at: Instant, cast: wire.Cast) -> Taken:
         expires_at = at.now + seconds_left(cast.ttl)
         taken = Taken(*self._home.cast(cast.envelope, cast.root, expires_at, cast.born_below))
-        self._taken[cast.root, cast.stream, cast.seq] = taken
+        key = (cast.root, cast.stream, cast.seq)
+        self._taken[key] = taken
+        self._ledger.put(Table.TAKEN, _taken_key(*key), _TakenRow(*taken))
         if len(self._taken) > limits.CAST_RESULTS_MAX:
-            self._taken.popitem(last=False)
+            oldest, _ = self._taken.popitem(last=False)
+            self._ledger.gone(Table.TAKEN, _taken_key(*oldest))
+        window = self._windows[cast.root, cast.stream]
+        bits = window.bits.to_bytes((window.bits.bit_length() + 7) // 8)
+        row = _WindowRow(window.watermark, bits)
+        self._ledger.put(Table.WINDOWS, cast.root + cast.stream, row)
         return taken
+
+    def restore(self) -> None:
+        """Take up what an earlier process had taken."""
+        for key, kept in self._ledger.restored(Table.WINDOWS, _WindowRow):
+            window = self._windows[key[:32], key[32:]] = Window()
+            window.watermark = kept.watermark
+            window.bits = int.from_bytes(kept.bits)
+        for key, taken in self._ledger.restored(Table.TAKEN, _TakenRow):
+            place = (key[:32], key[32:-8], int.from_bytes(key[-8:]))
+            self._taken[place] = Taken(taken.delivered, taken.refused)
 
     def _window(self, root: NodeId, stream: bytes) -> Window:
         key = (root, stream)
@@ -129,7 +180,8 @@ class Casting:
             window = self._windows[key] = Window()
             if len(self._windows) > limits.CAST_STREAMS_MAX:
                 self._counters["cast_stream_forgotten"] += 1
-                self._windows.popitem(last=False)
+                (old_root, old_stream), _ = self._windows.popitem(last=False)
+                self._ledger.gone(Table.WINDOWS, old_root + old_stream)
         self._windows.move_to_end(key)
         return window
 

@@ -44,6 +44,7 @@ from p2pmesh.protocol.calls import (
 from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import milliseconds
 from p2pmesh.protocol.home import HandOver, Home
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.places import Place, Places
 from p2pmesh.protocol.registrar import WAITING, Outcome, Registrar
 from p2pmesh.protocol.requests import Answering
@@ -80,9 +81,13 @@ class GuestDesk:
         acks: KeptAcks,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._acks = acks
-        self._registrar = Registrar(directory, ways, home, answering, acks, counters, entropy)
+        self._registrar = Registrar(
+            directory, ways, home, answering, acks, counters, entropy, ledger
+        )
         self.guests = self._registrar.guests
         agent = home.mailboxes.agent
         self._places = Places(directory, self.guests, agent.instance_id if agent else None)
@@ -180,9 +185,8 @@ class GuestDesk:
             self._responded.append(Responded(call.body, outcome.status == "ok"))
         elif call.call:
             letters = outcome.letters
-            self._ways.effects.append(
-                CallEnded(call.call, outcome.status, letters.messages, letters.vias, rtt)
-            )
+            ended = CallEnded(call.call, outcome.status, letters.messages, letters.vias, rtt)
+            self._ledger.after(lambda: self._ways.effects.append(ended))
 
     # --- answered elsewhere -----------------------------------------------------------
 
@@ -263,7 +267,8 @@ class GuestDesk:
 
     def _reply(self, peer: NodeId, call: int, outcome: Outcome) -> None:
         letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
-        self._ways.send(peer, wire.CallResult(call, outcome.status, letters))
+        result = wire.CallResult(call, outcome.status, letters)
+        self._ledger.after(lambda: self._ways.send(peer, result))
 
     def cancelled(self, peer: NodeId, message: wire.CallCancel) -> None:
         """A peer's reader went away."""
@@ -297,6 +302,10 @@ class GuestDesk:
             self._ways.effects.append(CallEnded(wait.reader.call, "ok"))
         for call in self._forwarding.held():
             self._end(call, _NOTHING)
+
+    def restore(self, at: Instant) -> None:
+        """Take up the guests of an earlier process."""
+        self._registrar.restore(at)
 
     # --- changes and time -------------------------------------------------------------
 

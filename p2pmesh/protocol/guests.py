@@ -78,6 +78,14 @@ class Guests:
     def is_full(self) -> bool:
         return len(self._guests) >= limits.GUESTS_MAX
 
+    def restore(self, at: Instant, entry: GuestEntry) -> None:
+        """A guest that an earlier process of this home had: unheard until it beats."""
+        guest = self._guests[entry.instance_id] = Guest(entry, at.now)
+        guest.failed_at = at.now
+        if entry.state is not State.FAILED:
+            self._revise(guest, state=State.FAILED)
+        self.next_at = min(self.next_at, at.now + timing.GUEST_SWEEP)
+
     # --- registered, adopted, heard -------------------------------------------------
 
     def register(

@@ -7,9 +7,10 @@
 Who waits to read (``waits``) hears of whatever is put into a mailbox.
 Whatever ends in a mailbox ends in the streams that brought it.  A Response that
 answers a waiting request of this node is handed over on arrival and never lies in
-a mailbox, nor does what a guest acknowledged before it came (``acks``).  When a
-guest moved to another home, what it had not finished is taken out, stream by
-stream, to be handed over.
+a mailbox, nor does what a guest acknowledged before it came (``acks``).  Where there
+is a store, a handler starts only what the store has, and only once the store has that
+it starts.  When a guest moved to another home, what it had not finished is taken out,
+stream by stream, to be handed over.
 
 Not here: who is a guest of this home (``guests``).
 """
@@ -17,13 +18,17 @@ Not here: who is a guest of this home (``guests``).
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
+
+import msgspec
 
 from p2pmesh.protocol import wire
 from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.envelopes import Account, are_sound, held_in, is_sound, seconds_left
 from p2pmesh.protocol.intake import Intake
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.mailbox import Letter, Mailbox, Mailboxes
 from p2pmesh.protocol.requests import Asking
 from p2pmesh.protocol.streams import InStream, Item, Verdict
@@ -34,11 +39,24 @@ from p2pmesh.protocol.types import (
     MessageArrived,
     MessageDead,
     MessageExpired,
+    MessageMayStart,
     MessageWithdrawn,
     NodeId,
+    Table,
 )
 from p2pmesh.protocol.waits import Waits
 from p2pmesh.protocol.ways import Ways
+
+
+class _LetterRow(msgspec.Struct, frozen=True, array_like=True):
+    """A message of a mailbox on disk, under its recipient and its order."""
+
+    envelope: Envelope
+    via: NodeId
+    expires_at: float  # store time
+    places: tuple[tuple[NodeId, bytes, int], ...]  # origin, stream, number
+    attempt: int
+    is_started: bool
 
 
 class HandOver(NamedTuple):
@@ -62,9 +80,12 @@ class Home:
         asking: Asking,
         acks: KeptAcks,
         agent: str | None,
+        ledger: Ledger,
     ) -> None:
         self.is_leaving = False
-        self.intake = Intake(directory, ways, counters)
+        self.intake = Intake(directory, ways, counters, ledger)
+        self._ledger = ledger
+        self._order = 0
         self.mailboxes = Mailboxes(account)
         self.waits = Waits(counters)
         self._directory = directory
@@ -161,6 +182,7 @@ class Home:
             intake.end(stream, seq, "done", "")
         elif (known := box.letters.get(envelope.message_id)) is not None:
             known.places += ((stream, seq),)  # it came another way before
+            self._keep(box, known)
             intake.store(stream, seq)
         else:
             origin = stream.origin
@@ -179,12 +201,79 @@ class Home:
         return self._acks.has(box.instance_id, envelope.message_id)
 
     def _put(self, box: Mailbox, letter: Letter) -> bool:
-        if not self.mailboxes.put(box, letter):
+        if self._ledger.is_failing or not self.mailboxes.put(box, letter):
             return False
+        if self._ledger.is_durable and not letter.is_query:
+            letter.is_kept = False
+            self._keep(box, letter)
+            self._ledger.after(partial(self._arrived, box, letter))
+        else:
+            self._arrived(box, letter)
+        return True
+
+    def _arrived(self, box: Mailbox, letter: Letter) -> None:
+        """Its instance may have it, unless it is over by now."""
+        letter.is_kept = True
+        if box.letters.get(letter.message_id) is not letter:
+            return
         self.waits.mail_came(box.instance_id)
         if box.is_agent:
             self._ways.effects.append(MessageArrived(letter.envelope, letter.via, letter.attempt))
-        return True
+
+    # --- the store --------------------------------------------------------------------
+
+    def _keep(self, box: Mailbox, letter: Letter) -> None:
+        if letter.is_query or not self._ledger.is_durable:
+            return
+        if not letter.order:
+            self._order += 1
+            letter.order = self._order
+        self._ledger.put(
+            Table.MAILBOX,
+            _letter_key(box.instance_id, letter.order),
+            _LetterRow(
+                letter.envelope,
+                letter.via,
+                self._ledger.store_time(letter.deadline),
+                tuple((stream.origin, stream.id, seq) for stream, seq in letter.places),
+                letter.attempt,
+                letter.is_started,
+            ),
+        )
+
+    def _drop(self, instance_id: str, letter: Letter, *, goes_on: bool = False) -> None:
+        """Out of the mailbox, and out of the store."""
+        if letter.order:
+            key = _letter_key(instance_id, letter.order)
+            self._ledger.gone(Table.MAILBOX, key, moved=goes_on)
+
+    def restore(self, at: Instant) -> None:
+        """Take up the mailboxes of an earlier process.  Those of guests wait here for
+        them, or for the news that they live elsewhere."""
+        self.intake.restore(at)
+        for key, kept in self._ledger.restored(Table.MAILBOX, _LetterRow):
+            recipient, order = _letter_place(key)
+            box = self.mailboxes.open(recipient)
+            letter = Letter(kept.envelope, kept.via, self._ledger.own_time(kept.expires_at))
+            letter.order = order
+            letter.attempt = kept.attempt + kept.is_started
+            self._order = max(self._order, order)
+            for origin, stream_id, seq in kept.places:
+                stream = self.intake.find(origin, stream_id)
+                if stream is not None:
+                    stream.open.add(seq)
+                    letter.places += ((stream, seq),)
+            self.mailboxes.put(box, letter)
+            self._arrived(box, letter)
+
+    def started(self, message_id: str) -> None:
+        """The own agent is about to handle it: MessageMayStart follows."""
+        box = self.mailboxes.agent
+        letter = box.letters.get(message_id) if box is not None else None
+        if box is not None and letter is not None and not letter.is_started:
+            letter.is_started = True
+            self._keep(box, letter)
+        self._ledger.after(lambda: self._ways.effects.append(MessageMayStart(message_id)))
 
     # --- in: broadcasts and queries ---------------------------------------------------
 
@@ -233,7 +322,10 @@ class Home:
             return
         if ok:
             self._finish(box, letter, "done")
-        elif not self.mailboxes.failed(at, letter):
+        elif self.mailboxes.failed(at, letter):
+            letter.is_started = False
+            self._keep(box, letter)
+        else:
             self._counters["message_dead"] += 1
             self._finish(box, letter, "dead", reason)
 
@@ -261,6 +353,7 @@ class Home:
     def _finish(self, box: Mailbox, letter: Letter, state: str, reason: str = "") -> None:
         """It is over: out of the mailbox, and its streams say so."""
         box.take(letter.message_id)
+        self._drop(box.instance_id, letter)
         self._over(box.instance_id, letter, state, reason)
         if self.intake.is_hungry(box.instance_id) and box.has_room_again():
             self.intake.feed(box.instance_id)
@@ -281,6 +374,7 @@ class Home:
     def close(self, instance_id: str) -> None:
         """The instance left: what it had not finished is dead."""
         for letter in self.mailboxes.close(instance_id):
+            self._drop(instance_id, letter)
             self._over(instance_id, letter, "dead", "left")
 
     def move_out(self, at: Instant, instance_id: str) -> list[HandOver]:
@@ -292,6 +386,7 @@ class Home:
         copies: dict[InStream, list[tuple[int, Item]]] = {}
         loose: dict[NodeId, list[tuple[int, Item]]] = {}
         for letter in self.mailboxes.close(instance_id):
+            self._drop(instance_id, letter, goes_on=True)
             for stream, seq in letter.places:
                 item = Item(letter.envelope, instance_id, letter.deadline)
                 copies.setdefault(stream, []).append((seq, item))
@@ -315,9 +410,18 @@ class Home:
             self._ways.effects.append(MessageArrived(letter.envelope, letter.via, letter.attempt))
         for box, letter in expired:
             self._counters["letter_expired"] += 1
+            self._drop(box.instance_id, letter)
             self._over(box.instance_id, letter, "expired", "its time to live is over")
             if box.is_agent:
                 self._ways.effects.append(MessageWithdrawn(letter.message_id))
             if self.intake.is_hungry(box.instance_id) and box.has_room_again():
                 self.intake.feed(box.instance_id)
         self.intake.tick(at)
+
+
+def _letter_key(instance_id: str, order: int) -> bytes:
+    return instance_id.encode() + b"\0" + order.to_bytes(8)
+
+
+def _letter_place(key: bytes) -> tuple[str, int]:
+    return key[:-9].decode(errors="replace"), int.from_bytes(key[-8:])

@@ -7,7 +7,8 @@
 Receipts and ends are told to all who feed a stream: its origin, and former homes
 of the recipient that hand over.  Nothing is remembered of what is done but the
 watermark: who is unsure asks (``Unsure``), and what is at or below the watermark
-and not in the mailbox has ended.  A watermark is forgotten WATERMARK_TTL after its
+and not in the mailbox has ended.  Receipts and ends say only what the store has, if
+there is one.  A watermark is forgotten WATERMARK_TTL after its
 stream's last contact.
 
 Not here: what is in the mailbox (``mailbox``), and whose messages these are.
@@ -16,23 +17,46 @@ Not here: what is in the mailbox (``mailbox``), and whose messages these are.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+
+import msgspec
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import are_sound
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.streams import InStream
-from p2pmesh.protocol.types import Instant, NodeId
+from p2pmesh.protocol.types import Instant, NodeId, Table
 from p2pmesh.protocol.ways import NEVER, Ways
 
 _FEEDERS_MAX = 4
 _STREAM_ID_SIZE = 8
 
 
+class _StreamRow(msgspec.Struct, frozen=True, array_like=True):
+    """An in-stream on disk, under its origin and id."""
+
+    recipient: str
+    watermark: int
+    touched_at: float  # store time
+
+
+def _stream_key(stream: InStream) -> bytes:
+    return stream.origin + stream.id
+
+
+def _end_key(stream: InStream, seq: int) -> bytes:
+    return _stream_key(stream) + seq.to_bytes(8)
+
+
 class Intake:
     """The watermarks of this node, and the receipts that are due."""
 
-    def __init__(self, directory: Directory, ways: Ways, counters: Counter[str]) -> None:
+    def __init__(
+        self, directory: Directory, ways: Ways, counters: Counter[str], ledger: Ledger
+    ) -> None:
         self.next_at = NEVER
+        self._ledger = ledger
         self._directory = directory
         self._ways = ways
         self._counters = counters
@@ -69,14 +93,19 @@ class Intake:
             for stream in oldest[: limits.STREAMS_MAX // 8]:
                 self._counters["watermark_forgotten"] += 1
                 self.forget(stream)
-        stream = InStream(stream_id, origin, recipient, at.now)
-        self._streams[origin, stream_id] = stream
-        self.next_at = min(self.next_at, at.now + timing.WATERMARK_TTL)
-        self._to.setdefault(recipient, {})[stream] = None
+        return self._enter(InStream(stream_id, origin, recipient, at.now))
+
+    def _enter(self, stream: InStream) -> InStream:
+        self._streams[stream.origin, stream.id] = stream
+        self.next_at = min(self.next_at, stream.touched_at + timing.WATERMARK_TTL)
+        self._to.setdefault(stream.recipient, {})[stream] = None
         return stream
 
     def forget(self, stream: InStream) -> None:
         del self._streams[stream.origin, stream.id]
+        for seq in stream.ended():
+            self._ledger.gone(Table.ENDS, _end_key(stream, seq))
+        self._ledger.gone(Table.IN_STREAMS, _stream_key(stream))
         siblings = self._to[stream.recipient]
         del siblings[stream]
         if not siblings:
@@ -93,9 +122,22 @@ class Intake:
     def store(self, stream: InStream, seq: int) -> None:
         """The message is in the mailbox, or over already."""
         stream.store(seq)
-        self._due[stream] = None
         if self._hungry:
             self._hungry.get(stream.recipient, {}).pop(stream, None)
+        if not self._ledger.is_durable:
+            self._kept(stream, seq)
+            return
+        self._keep(stream)
+        self._ledger.after(partial(self._kept, stream, seq))
+
+    def _keep(self, stream: InStream) -> None:
+        touched_at = self._ledger.store_time(stream.touched_at)
+        row = _StreamRow(stream.recipient, stream.watermark, touched_at)
+        self._ledger.put(Table.IN_STREAMS, _stream_key(stream), row)
+
+    def _kept(self, stream: InStream, seq: int) -> None:
+        stream.keep(seq)
+        self._due[stream] = None
 
     def again(self, stream: InStream, seq: int) -> None:
         """It was stored before: say so again.  The link that lost the receipt may have
@@ -137,8 +179,35 @@ class Intake:
 
     def end(self, stream: InStream, seq: int, state: str, reason: str) -> None:
         """A stored message is over."""
-        stream.end(seq, state, reason)
+        if not self._ledger.is_durable:
+            stream.end(seq, state, reason)
+            self._due[stream] = None
+            return
+        if state != "done":
+            self._ledger.put(Table.ENDS, _end_key(stream, seq), (state, reason))
+        self._ledger.after(partial(self._ended, stream, seq, state, reason))
+
+    def _ended(self, stream: InStream, seq: int, state: str, reason: str) -> None:
+        forgotten = stream.end(seq, state, reason)
+        if forgotten is not None:
+            self._ledger.gone(Table.ENDS, _end_key(stream, forgotten))
         self._due[stream] = None
+
+    def restore(self, at: Instant) -> None:
+        """Take up the watermarks of an earlier process."""
+        ledger = self._ledger
+        for key, kept in ledger.restored(Table.IN_STREAMS, _StreamRow):
+            touched_at = min(ledger.own_time(kept.touched_at), at.now)
+            stream = InStream(key[32:], key[:32], kept.recipient, touched_at)
+            stream.watermark = stream.kept = kept.watermark
+            self._enter(stream)
+        for key, (state, reason) in ledger.restored(Table.ENDS, tuple[str, str]):
+            ended = self._streams.get((key[:32], key[32:-8]))
+            if ended is not None:
+                ended.remember(int.from_bytes(key[-8:]), state, reason)
+
+    def find(self, origin: NodeId, stream_id: bytes) -> InStream | None:
+        return self._streams.get((origin, stream_id))
 
     def is_hungry(self, recipient: str) -> bool:
         return recipient in self._hungry
@@ -187,7 +256,7 @@ class Intake:
         for feeder in stream.feeders:
             if self._ways.is_open(feeder):
                 if standing is not None:
-                    self._ways.send(feeder, wire.Receipt(stream.id, stream.watermark, standing))
+                    self._ways.send(feeder, wire.Receipt(stream.id, stream.kept, standing))
                 if ends is not None:
                     self._ways.send(feeder, ends)
             elif ends is not None and self._directory.node_life(feeder) is not None:

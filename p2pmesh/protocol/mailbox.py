@@ -29,7 +29,8 @@ class Letter:
     """One message in one mailbox."""
 
     __slots__ = (
-        "attempt", "charge", "deadline", "envelope", "is_query", "is_shared", "places", "via",
+        "attempt", "charge", "deadline", "envelope", "is_kept", "is_query", "is_shared",
+        "is_started", "order", "places", "via",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +48,9 @@ class Letter:
         self.is_query = is_query  # of a request: nobody stores it, it just lies here
         self.is_shared = is_shared  # this node's outbox holds the same bytes, and counts them
         self.attempt = 1
+        self.is_kept = True  # False: the store has not got it, nobody may see it yet
+        self.is_started = False  # its handler may have run, says the store
+        self.order = 0  # of its row in the store
         self.charge = OVERHEAD + len(envelope.payload)
         self.places: tuple[tuple[InStream, int], ...] = ()  # empty: a broadcast or a query
 
@@ -110,6 +114,8 @@ class Mailbox:
         found: list[Letter] = []
         size = 0
         for letter in self.letters.values():
+            if not letter.is_kept:
+                continue
             size += letter.charge
             if found and (size > limits.READ_BYTES_MAX or len(found) == limit):
                 break

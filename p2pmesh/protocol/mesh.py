@@ -33,6 +33,7 @@ from p2pmesh.protocol.dials import Purpose
 from p2pmesh.protocol.gossip import decode_item
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.links import Link, Phase
 from p2pmesh.protocol.lookup import Lookup
 from p2pmesh.protocol.membership import Membership
@@ -100,7 +101,8 @@ class Mesh:
         self._leading = Leading(core, self._monitoring)
         self._lookup = Lookup(core, self._monitoring)
         agent = config.agent.instance_id if config.agent is not None else None
-        self._office = PostOffice(self._lookup, entropy=entropy, agent=agent)
+        self._ledger = Ledger(restored or Restored(), at.now, is_durable=config.persistent)
+        self._office = PostOffice(self._lookup, self._ledger, entropy=entropy, agent=agent)
         self._office_used = False
         self._office_due: float | None = None
         self._ticked_at = at.now
@@ -118,7 +120,10 @@ class Mesh:
         interval = timing.PRESETS[core.config.preset].heartbeat_interval
         core.timers.set("beat", None, at.now + core.rng.uniform(0, interval))
         core.timers.set("housekeeping", None, at.now + _HOUSEKEEPING)
+        if self._ledger.is_durable:
+            self._post.restore(at)
         self._joining.start()
+        self._settle()
 
     def link_opened(self, at: Instant, link: int, address: str, dial: int | None) -> None:
         """A connection opened: ours (``dial``) or an inbound one (None).  ``link`` is
@@ -207,6 +212,19 @@ class Mesh:
         """The outcome of a ``Persist``."""
         self._core.at = at
         self._leading.stored(action, ok)
+        self._settle()
+
+    def saved(self, at: Instant, number: int) -> None:
+        """All ``Save``s up to this number are on disk."""
+        self._core.at = at
+        self._post.saved(at, number)
+        self._settle()
+
+    def save_failed(self, at: Instant, detail: str) -> None:
+        """A ``Save`` cannot be made now.  The caller keeps it, in its order, and tries
+        again; ``saved`` ends this."""
+        self._core.at = at
+        self._post.save_failed(at, detail)
         self._settle()
 
     # --- commands: messages -------------------------------------------------------------
@@ -305,6 +323,12 @@ class Mesh:
         """The handler of a MessageArrived ended."""
         self._core.at = at
         self._post.message_completed(at, message_id, ok, reason)
+        self._settle()
+
+    def message_started(self, at: Instant, message_id: str) -> None:
+        """The handler of a MessageArrived is about to run; MessageMayStart follows."""
+        self._core.at = at
+        self._post.message_started(at, message_id)
         self._settle()
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
@@ -465,7 +489,8 @@ class Mesh:
 
     def counters(self) -> dict[str, int]:
         """How often something was dropped, refused or odd, by reason."""
-        return {**self._core.connections.counters, **self._office.counters}
+        counters = self._core.connections.counters
+        return {**counters, **self._office.counters, **self._ledger.counters}
 
     def load(self) -> Load:
         """What the message plane holds now, and what it did."""

@@ -15,6 +15,8 @@
 - A copy is kept until it is done, dead or expired; time is elapsed time.  A home that
   was left meanwhile may be late to say so, and is heard.
 - At most FLIGHT_MAX bytes are under way to one home without a receipt.
+- What a durable node puts on the wire is in its store: number, copy, and the highest
+  number of the stream, so that none is given twice.
 
 A former home of a guest feeds what it still held into the streams of those who
 sent it (``hand_over``): same id, same numbers, as ``Handed``; and says what ended.
@@ -26,19 +28,54 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Final
+
+import msgspec
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
 from p2pmesh.protocol.envelopes import SEQ_MAX, Account, are_sound
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.streams import Flight, Item, OutStream
-from p2pmesh.protocol.types import Instant, Life, MessageMoved, MessageState, NodeId
+from p2pmesh.protocol.types import (
+    Envelope,
+    Instant,
+    Life,
+    MessageKept,
+    MessageMoved,
+    MessageState,
+    NodeId,
+    SendRefused,
+    Table,
+)
 from p2pmesh.protocol.ways import NEVER, Ways
 
 _HOMES_MAX: Final = 4
 _BATCH: Final = 64  # messages of one stream before another has its turn
+
+
+class _StreamRow(msgspec.Struct, frozen=True, array_like=True):
+    """An out-stream on disk, under its id."""
+
+    recipient: str
+    origin: NodeId
+    highest: int
+    is_current: bool  # new messages go into it
+
+
+class _CopyRow(msgspec.Struct, frozen=True, array_like=True):
+    """A copy on disk, under its stream and number."""
+
+    envelope: Envelope
+    expires_at: float  # store time
+    name: str | None
+
+
+def _copy_key(stream: OutStream, seq: int) -> bytes:
+    return stream.id + seq.to_bytes(8)
 
 
 class _Lane:
@@ -105,10 +142,12 @@ class Outbox:
         account: Account,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
+        ledger: Ledger,
     ) -> None:
         self.next_at = NEVER
         self._directory = directory
         self._ways = ways
+        self._ledger = ledger
         self._account = account
         self._counters = counters
         self._entropy = entropy
@@ -116,6 +155,7 @@ class Outbox:
         self._others: dict[str, list[_Lane]] = {}  # renumbered and handed-over ones
         self._by_id: dict[bytes, _Lane] = {}
         self._outlets: dict[NodeId, _Outlet] = {}
+        self._unpumped: dict[_Outlet, None] = {}  # have more to send since the last save
 
     # --- the copies ---------------------------------------------------------------
 
@@ -145,14 +185,100 @@ class Outbox:
             raise QueueFull(
                 f"the mailbox of {item.recipient!r} is full: it has to finish some first"
             )
-        stream.append(item)
         self._account.used += item.size
         if item.deadline < self.next_at:
             self.next_at = item.deadline
+        if not self._ledger.is_durable:
+            stream.append(item)
+            self._hurry(at, lane)
+            return
+        item.is_kept = False
+        stream.append(item)
+        self._keep(lane, item)
+        self._ledger.after(partial(self._kept, lane, item))
+
+    def _hurry(self, at: Instant, lane: _Lane) -> None:
+        """There is something new to send."""
         outlet = lane.outlet
         if outlet is not None and not lane.is_held:
             outlet.ready[lane] = None
             self._pump(at, outlet)
+
+    # --- the store ------------------------------------------------------------------
+
+    def _keep(self, lane: _Lane, item: Item) -> None:
+        """Write it down, with its number."""
+        ledger, stream = self._ledger, lane.stream
+        if item.envelope is not None and ledger.is_durable:
+            row = _CopyRow(item.envelope, ledger.store_time(item.deadline), item.name)
+            ledger.put(Table.OUTBOX, _copy_key(stream, item.seq), row)
+            self._keep_stream(lane)
+
+    def _keep_stream(self, lane: _Lane) -> None:
+        stream = lane.stream
+        is_current = self._own.get(stream.recipient) is lane
+        row = _StreamRow(stream.recipient, stream.origin, stream.highest, is_current)
+        self._ledger.put(Table.OUT_STREAMS, stream.id, row)
+
+    def _kept(self, lane: _Lane, item: Item) -> None:
+        """It is on disk: it may be sent, and is safe."""
+        if item.is_over:
+            return
+        lane.stream.keep(item)
+        if not item.is_promised:
+            item.is_promised = True
+            self._ways.effects.append(MessageKept(item.message_id))
+        if lane.outlet is not None:
+            lane.outlet.make_ready(lane)
+            self._unpumped[lane.outlet] = None
+
+    def saved(self, at: Instant) -> None:
+        """The store has more: send what may be sent by now."""
+        unpumped, self._unpumped = self._unpumped, {}
+        for outlet in unpumped:
+            self._pump(at, outlet)
+
+    def refuse_unkept(self, detail: str) -> None:
+        """The store is full: what it has not got was not accepted after all."""
+        for lane in list(self._by_id.values()):
+            for item in list(lane.stream.items.values()):
+                if item.is_kept or item.is_promised:
+                    continue
+                self._remove(lane.stream, item)
+                self._ways.effects.append(SendRefused(item.message_id, "store_full", detail))
+            self._tidy(lane)
+
+    def restore(self, at: Instant) -> list[Item]:
+        """Take up what an earlier process of this node had accepted."""
+        ledger = self._ledger
+        for stream_id, kept in ledger.restored(Table.OUT_STREAMS, _StreamRow):
+            is_own = kept.origin == self._ways.me
+            stream = OutStream(stream_id, kept.origin, kept.recipient, is_own=is_own)
+            stream.highest = kept.highest
+            lane = self._by_id[stream_id] = _Lane(stream)
+            if is_own and kept.is_current:
+                self._own[kept.recipient] = lane
+            else:
+                self._others.setdefault(kept.recipient, []).append(lane)
+        restored = []
+        for key, copy in ledger.restored(Table.OUTBOX, _CopyRow):
+            found = self._by_id.get(key[:-8])
+            if found is None:
+                self._counters["store_row_unreadable"] += 1
+                continue
+            stream, highest = found.stream, found.stream.highest
+            deadline = ledger.own_time(copy.expires_at)
+            item = Item(copy.envelope, stream.recipient, deadline, copy.name)
+            item.is_promised = True
+            stream.insert(int.from_bytes(key[-8:]), item)
+            stream.highest = max(highest, item.seq)
+            self._account.used += item.size
+            self.next_at = min(self.next_at, deadline)
+            restored.append(item)
+        for lane in list(self._by_id.values()):
+            self._tidy(lane)
+            self.look(at, lane.stream.recipient)
+        return restored
 
     def hand_over(
         self,
@@ -191,6 +317,8 @@ class Outbox:
         self.next_at = min(self.next_at, stream.earliest)
         lane = self._by_id[stream.id] = _Lane(stream)
         self._others.setdefault(recipient, []).append(lane)
+        for item in stream.items.values():
+            self._keep(lane, item)
         self.look(at, recipient)
 
     def end_hand_over(self, at: Instant, recipient: str) -> None:
@@ -201,6 +329,7 @@ class Outbox:
             return
         end = Item(None, recipient, at.now + timing.MESSAGE_TTL)
         lane.stream.append(end)
+        self._keep_stream(lane)
         self._account.used += end.size
         self.next_at = min(self.next_at, end.deadline)
 
@@ -213,6 +342,7 @@ class Outbox:
                 raise QueueFull(f"messages wait for {len(self._by_id)} instances")
         stream = OutStream(self._entropy(8), self._ways.me, recipient, is_own=True)
         lane = self._own[recipient] = self._by_id[stream.id] = _Lane(stream)
+        self._keep_stream(lane)
         self.look(at, recipient)
         return lane
 
@@ -220,6 +350,7 @@ class Outbox:
         self._detach(lane)
         stream = lane.stream
         del self._by_id[stream.id]
+        self._ledger.gone(Table.OUT_STREAMS, stream.id)
         if self._own.get(stream.recipient) is lane:
             del self._own[stream.recipient]
             return
@@ -465,7 +596,9 @@ class Outbox:
         renewed = self._open(at, stream.recipient)
         for item in moved:
             renewed.stream.append(item)
+            self._keep(renewed, item)
             self._account.used += item.size
+        self._keep_stream(lane)
         if renewed.outlet is not None:
             renewed.outlet.make_ready(renewed)
             self._pump(at, renewed.outlet)
@@ -498,15 +631,17 @@ class Outbox:
         item.envelope = None
         self._tell(stream, item)
 
-    def _remove(self, stream: OutStream, item: Item) -> None:
+    def _remove(self, stream: OutStream, item: Item, *, goes_on: bool = False) -> None:
         stream.remove(item)
         self._account.used -= item.size
+        if item.envelope is not None:
+            self._ledger.gone(Table.OUTBOX, _copy_key(stream, item.seq), moved=goes_on)
 
     def _take(self, lane: _Lane, is_wanted: Callable[[Item], bool]) -> list[Item]:
         """Take copies out of a stream; they go on elsewhere."""
         taken = [item for item in lane.stream.items.values() if is_wanted(item)]
         for item in taken:
-            self._remove(lane.stream, item)
+            self._remove(lane.stream, item, goes_on=True)
         lane.stream.rewind()
         return taken
 

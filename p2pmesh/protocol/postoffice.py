@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 
+from p2pmesh.errors import StoreFull
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.broadcast import Broadcasts
@@ -29,6 +30,7 @@ from p2pmesh.protocol.envelopes import Account, is_sound
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.guests import Guest
 from p2pmesh.protocol.home import Home
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.requests import Answering, Asking
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
@@ -50,34 +52,79 @@ class PostOffice:
     """The messages of one node."""
 
     def __init__(
-        self, directory: Directory, *, entropy: Callable[[int], bytes], agent: str | None = None
+        self,
+        directory: Directory,
+        ledger: Ledger,
+        *,
+        entropy: Callable[[int], bytes],
+        agent: str | None = None,
     ) -> None:
         """``agent``: the instance id of this node's own agent, if it has one."""
         self.counters: Counter[str] = Counter()
         self._entropy = entropy
+        self._ledger = ledger
         account = self._account = Account()
         counters = self.counters
         ways = self._ways = Ways(directory, counters)
-        self._outbox = Outbox(directory, ways, account, counters, entropy)
+        self._outbox = Outbox(directory, ways, account, counters, entropy, ledger)
         self._asking = Asking(directory, ways, account, counters, entropy)
         self._answering = Answering(directory, ways, counters)
         acks = KeptAcks(counters)
-        self._home = Home(directory, ways, account, counters, self._asking, acks, agent)
+        self._home = Home(directory, ways, account, counters, self._asking, acks, agent, ledger)
         self._desk = GuestDesk(
-            directory, ways, self._home, self._answering, acks, counters, entropy
+            directory, ways, self._home, self._answering, acks, counters, entropy, ledger
         )
-        self._broadcasts = Broadcasts(directory, ways, account, counters, entropy)
+        self._broadcasts = Broadcasts(directory, ways, account, counters, entropy, ledger)
         self._tree = CastTree(directory, ways, counters)
         self._casting = Casting(
-            directory, ways, counters, self._broadcasts, self._tree, self._home, self._outbox
-        )
+            directory, ways, counters, self._broadcasts, self._tree, self._home, self._outbox,
+            ledger,
+        )  # fmt: skip
         self._tracking = Tracking()
         self._sending = Sending(
             directory, ways, account, counters, self._outbox, self._asking,
-            self._answering, self._desk, self._tracking,
+            self._answering, self._desk, self._tracking, ledger,
         )  # fmt: skip
         self._moved: Counter[str] = Counter()  # copies accepted here, by the states they reached
         self._at = Instant(0.0, 0)
+
+    # --- the store ------------------------------------------------------------------
+
+    def restore(self, at: Instant) -> None:
+        """Take up what an earlier process of this node had accepted, stored and not
+        finished."""
+        self._at = at
+        self._desk.restore(at)
+        self._home.restore(at)
+        self._casting.restore()
+        for held in self._broadcasts.restore(at):
+            self._tracking.put(held.message_id, held)
+        self._sending.restore(at)
+
+    def saved(self, at: Instant, number: int) -> None:
+        """The store has all changes up to this save."""
+        self._at = at
+        self._ledger.saved(number)
+        self._outbox.saved(at)
+
+    def save_failed(self, at: Instant, detail: str) -> None:
+        """The store cannot take more: nothing is accepted until it can, and what it has
+        not got yet was not accepted."""
+        self._at = at
+        self._ledger.is_failing = True
+        self._outbox.refuse_unkept(detail)
+        self._broadcasts.refuse_unkept(detail)
+
+    def _refuse_if_failing(self) -> None:
+        if self._ledger.is_failing:
+            self.counters["store_full"] += 1
+            raise StoreFull("the store has no room; nothing is accepted until it has")
+
+    def message_started(self, at: Instant, message_id: str) -> None:
+        """The own agent is about to handle a message that arrived; MessageMayStart
+        follows."""
+        self._at = at
+        self._home.started(message_id)
 
     # --- commands: messages ---------------------------------------------------------
 
@@ -93,12 +140,13 @@ class PostOffice:
         ttl: float,
         correlation_id: str | None,
     ) -> str:
-        """Accept a message; its id.  Raises QueueFull, MessageTooLarge.
+        """Accept a message; its id.  Raises QueueFull, StoreFull, MessageTooLarge.
 
         What becomes of it: ``MessageMoved`` ("queued" says that its target was
         found after all), or ``SendRefused``.
         """
         self._at = at
+        self._refuse_if_failing()
         envelope = make_envelope(at, self._entropy, source, target, type, payload, correlation_id)
         self._sending.send(at, envelope, target, deadline(at, ttl), named=named)
         self._moved["accepted"] += 1
@@ -115,8 +163,9 @@ class PostOffice:
         correlation_id: str | None,
     ) -> tuple[str, tuple[str, ...]]:
         """To every instance alive now but the source: message id, and their ids.
-        Raises QueueFull, MessageTooLarge."""
+        Raises QueueFull, StoreFull, MessageTooLarge."""
         self._at = at
+        self._refuse_if_failing()
         envelope = make_envelope(at, self._entropy, source, None, type, payload, correlation_id)
         held = self._casting.broadcast(at, envelope, deadline(at, ttl))
         self._tracking.put(envelope.message_id, held)
@@ -244,9 +293,9 @@ class PostOffice:
 
     @property
     def is_drained(self) -> bool:
-        """Is all that live homes could receipt receipted, and every request to the own
-        agent answered?"""
-        return not (
+        """Is all that live homes could receipt receipted, every request to the own agent
+        answered, and all that the store can take safe?"""
+        return (self._ledger.is_settled or self._ledger.is_failing) and not (
             self._outbox.waits_for_receipts()
             or self._broadcasts.waits_for_receipts()
             or self._answering.is_asked()
@@ -437,12 +486,16 @@ class PostOffice:
     def drain(self) -> list[Effect]:
         """Everything to do since the last call, in order."""
         self._settle(self._at)
+        self._ledger.tick(self._at.now)
+        save = self._ledger.take()
         effects, self._ways.effects = self._ways.effects, []
         for effect in effects:
             if isinstance(effect, MessageMoved) and effect.state != "queued":
                 self._moved[effect.state] += 1
             elif isinstance(effect, SendRefused):
                 self._moved["refused"] += 1
+        if save is not None:
+            effects.append(save)
         return effects
 
     def load(self) -> Load:

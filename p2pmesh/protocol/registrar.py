@@ -20,10 +20,11 @@ from p2pmesh.protocol.calls import NO_LETTERS, Body
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.places import Place, Where
 from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.stamps import joining_stamp
-from p2pmesh.protocol.types import Envelope, GuestEntry, Instant, State
+from p2pmesh.protocol.types import Envelope, GuestEntry, Instant, State, Table
 from p2pmesh.protocol.waits import Reader, Wait
 from p2pmesh.protocol.ways import Announce, Ways
 
@@ -50,7 +51,9 @@ class Registrar:
         acks: KeptAcks,
         counters: Counter[str],
         entropy: Callable[[int], bytes],
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self.guests = Guests(directory.me)
         self._directory = directory
         self._ways = ways
@@ -193,6 +196,24 @@ class Registrar:
     def _announce(self, entry: GuestEntry | None) -> None:
         if entry is not None:
             self._ways.effects.append(Announce(entry))
+            self._keep(entry)
+
+    # --- the store --------------------------------------------------------------------
+
+    def _keep(self, entry: GuestEntry) -> None:
+        key = entry.instance_id.encode()
+        if entry.state is State.LEFT:
+            self._ledger.gone(Table.GUESTS, key)
+        else:
+            self._ledger.put(Table.GUESTS, key, entry)
+
+    def restore(self, at: Instant) -> None:
+        """Take up the guests of an earlier process."""
+        for _, entry in self._ledger.restored(Table.GUESTS, GuestEntry):
+            if entry.home == self._ways.me and not self.guests.is_full():
+                self.guests.restore(at, entry)
+                self._home.mailboxes.open(entry.instance_id)
+        self._life = None  # their entries are of an earlier one
 
     # --- changes and time -------------------------------------------------------------
 
@@ -213,6 +234,7 @@ class Registrar:
                 self._announce(self.guests.leave(instance_id))  # an agent outbids a guest
             elif self.guests.is_outbid(self._directory.entry(instance_id), instance_id):
                 self.guests.drop(instance_id)
+                self._ledger.gone(Table.GUESTS, instance_id.encode())
             else:
                 continue
             self._counters["guest_outbid"] += 1

@@ -24,6 +24,7 @@ from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.requests import Answering, Asked, Asking
 from p2pmesh.protocol.streams import Item
@@ -33,11 +34,22 @@ from p2pmesh.protocol.types import (
     Envelope,
     Instance,
     Instant,
+    MessageKept,
     MessageMoved,
     Recipient,
     SendRefused,
+    Table,
 )
 from p2pmesh.protocol.ways import Ways
+
+
+class _ParcelRow(msgspec.Struct, frozen=True, array_like=True):
+    """What waits for a holder of its name, on disk."""
+
+    envelope: Envelope
+    target: str
+    named: bool
+    expires_at: float  # store time
 
 
 def make_envelope(
@@ -77,7 +89,9 @@ class Sending:
         answering: Answering,
         desk: GuestDesk,
         tracking: Tracking,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._directory = directory
         self._ways = ways
         self._counters = counters
@@ -181,7 +195,7 @@ class Sending:
         name = parcel.target if parcel.target != recipient else None
         if envelope.target != recipient:
             envelope = msgspec.structs.replace(envelope, target=recipient)
-        self._post(at, envelope, recipient, parcel.deadline, name)
+        self._post(at, envelope, recipient, parcel.deadline, name, is_promised=parcel.is_promised)
         if again:
             self._ways.effects.append(MessageMoved(envelope.message_id, recipient, "queued"))
 
@@ -192,8 +206,11 @@ class Sending:
         recipient: str,
         expires_at: float,
         name: str | None = None,
+        *,
+        is_promised: bool = False,
     ) -> None:
         item = Item(envelope, recipient, expires_at, name)
+        item.is_promised = is_promised
         self._outbox.accept(at, item)
         self._tracking.put(envelope.message_id, item)
 
@@ -202,6 +219,38 @@ class Sending:
         if parcel.call is None:
             parcel.is_told = give_up_at >= parcel.deadline
             self._tracking.put(parcel.envelope.message_id, parcel)
+            if parcel.is_told and self._ledger.is_durable:
+                self._keep(parcel)
+
+    # --- the store ----------------------------------------------------------------------
+
+    def _keep(self, parcel: Parcel) -> None:
+        expires_at = self._ledger.store_time(parcel.deadline)
+        row = _ParcelRow(parcel.envelope, parcel.target, parcel.named, expires_at)
+        self._ledger.put(Table.WAITING, parcel.envelope.message_id.encode(), row)
+        parcel.is_kept = True
+        if not parcel.is_promised:
+            parcel.is_promised = True
+            kept = MessageKept(parcel.envelope.message_id)
+            self._ledger.after(lambda: self._ways.effects.append(kept))
+
+    def _forget(self, parcel: Parcel) -> None:
+        """It waits no more: where it goes on, another row takes its place."""
+        if parcel.is_kept:
+            parcel.is_kept = False
+            key = parcel.envelope.message_id.encode()
+            self._ledger.gone(Table.WAITING, key, moved=True)
+
+    def restore(self, at: Instant) -> None:
+        """Take up what waits for a name since an earlier process, and know what became
+        of what is in the outbox."""
+        for item in self._outbox.restore(at):
+            self._tracking.put(item.message_id, item)
+        for _, kept in self._ledger.restored(Table.WAITING, _ParcelRow):
+            deadline = self._ledger.own_time(kept.expires_at)
+            parcel = Parcel(kept.envelope, kept.target, named=kept.named, deadline=deadline)
+            parcel.is_kept = parcel.is_promised = True
+            self._address_again(at, parcel)
 
     def _refuse(self, parcel: Parcel, error: str, detail: str) -> None:
         if parcel.call is not None:
@@ -215,6 +264,7 @@ class Sending:
 
     def _address_again(self, at: Instant, parcel: Parcel) -> None:
         """As ``_address``, where nobody is there to be told by an exception."""
+        self._forget(parcel)
         try:
             self._address(at, parcel, again=True)
         except QueueFull as full:
@@ -224,9 +274,9 @@ class Sending:
         """Copies whose name has lost its holder."""
         for item in orphans:
             if item.envelope is not None and item.name is not None:
-                self._address_again(
-                    at, Parcel(item.envelope, item.name, named=True, deadline=item.deadline)
-                )
+                parcel = Parcel(item.envelope, item.name, named=True, deadline=item.deadline)
+                parcel.is_promised = item.is_promised
+                self._address_again(at, parcel)
 
     def look(self, at: Instant, instances: Collection[str]) -> None:
         """These instances changed, or are new: does anything wait for them?"""
@@ -287,6 +337,7 @@ class Sending:
 
     def _gave_up(self, at: Instant, parcel: Parcel) -> None:
         """Nobody of this id or name came."""
+        self._forget(parcel)
         if parcel.call is not None:
             self._request_gave_up(at, parcel, parcel.call)
         elif parcel.deadline <= at.now:

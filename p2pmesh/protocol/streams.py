@@ -42,8 +42,8 @@ class Item:
     """One copy: what is sent, and how far it got."""
 
     __slots__ = (
-        "attempts", "deadline", "envelope", "is_flying", "is_over", "message_id", "name",
-        "reason", "recipient", "seq", "size", "state",
+        "attempts", "deadline", "envelope", "is_flying", "is_kept", "is_over", "is_promised",
+        "message_id", "name", "reason", "recipient", "seq", "size", "state",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,8 @@ class Item:
         self.reason = ""
         self.attempts = 0  # times it was put on the wire
         self.is_flying = False  # sent to the present home, no receipt yet
+        self.is_promised = False  # its sender was told that it is safe
+        self.is_kept = True  # False: it may not be sent yet, the store has not got it
         self.is_over = False
 
     def recipients(self) -> tuple[Recipient, ...]:
@@ -107,9 +109,16 @@ class OutStream:
         item.seq = self.highest = seq
         item.is_over = False
         self.items[seq] = item
-        self.unsent.append(item)
+        if item.is_kept:
+            self.unsent.append(item)
         self.bytes += item.size
         self.earliest = min(self.earliest, item.deadline)
+
+    def keep(self, item: Item) -> None:
+        """The store has it: it may be sent."""
+        item.is_kept = True
+        if not item.is_over:
+            self.unsent.append(item)
 
     def remove(self, item: Item) -> None:
         """It is over here."""
@@ -128,7 +137,9 @@ class OutStream:
         """Have everything above the watermark sent again."""
         self._land_all()
         self.last_sent = max((seq for seq in self.items if seq <= self.receipted), default=0)
-        self.unsent = deque(item for seq, item in self.items.items() if seq > self.receipted)
+        self.unsent = deque(
+            item for seq, item in self.items.items() if seq > self.receipted and item.is_kept
+        )
 
     def board(self, flight: Flight) -> None:
         """The recipient's home is another: what was on its way is not any more."""
@@ -226,7 +237,7 @@ class InStream:
     """The recipient's end: the watermark, and which stored messages are not over."""
 
     __slots__ = (
-        "_done", "_ends", "_failed", "feeders", "id", "open", "origin", "recipient",
+        "_done", "_ends", "_failed", "feeders", "id", "kept", "open", "origin", "recipient",
         "standing", "touched_at", "watermark",
     )  # fmt: skip
 
@@ -235,6 +246,7 @@ class InStream:
         self.origin = origin
         self.recipient = recipient
         self.watermark = 0
+        self.kept = 0  # the watermark that the store has: what receipts say
         self.open: set[int] = set()
         self.feeders: list[NodeId] = []  # who sends its messages: told of receipts and ends
         self.standing: int | None = None  # of the receipt that is due; None: none is
@@ -253,18 +265,36 @@ class InStream:
     def store(self, seq: int) -> None:
         self.watermark = seq
         self.open.add(seq)
+
+    def keep(self, seq: int) -> None:
+        """The store has it: it may be receipted."""
+        self.kept = seq
         self.standing = wire.RECEIPT_STORED
 
-    def end(self, seq: int, state: str, reason: str) -> None:
-        """A stored message is over."""
+    def end(self, seq: int, state: str, reason: str) -> int | None:
+        """A stored message is over.  Returns the number whose end is forgotten for it."""
         self.open.discard(seq)
         if state == "done":
             self._done.append(seq)
-            return
+            return None
         self._failed.append((seq, state, reason))
         self._ends[seq] = (state, reason)
-        if len(self._ends) > limits.STREAM_ENDS_MAX:
-            del self._ends[next(iter(self._ends))]
+        return self._forget_oldest()
+
+    def remember(self, seq: int, state: str, reason: str) -> None:
+        """How it ended in an earlier life of this node."""
+        self._ends[seq] = (state, reason)
+
+    def ended(self) -> Iterable[int]:
+        """The numbers that ended otherwise than done."""
+        return self._ends
+
+    def _forget_oldest(self) -> int | None:
+        if len(self._ends) <= limits.STREAM_ENDS_MAX:
+            return None
+        oldest = next(iter(self._ends))
+        del self._ends[oldest]
+        return oldest
 
     def end_again(self, seq: int) -> None:
         """If this stored message is over, say so once more."""
@@ -289,7 +319,7 @@ class InStream:
 
     def ended_among(self, ranges: wire.Ranges) -> wire.Done | None:
         """Which of these (sound) numbers were stored here and are over."""
-        over = without(ranges, sorted(self.open), self.watermark)
+        over = without(ranges, sorted(self.open), self.kept)
         failed = tuple(held_in(over, sorted(self._ends)))
         told = tuple((seq, *self._ends[seq]) for seq in failed)
-        return wire.Done(self.id, without(over, failed, self.watermark), told) if over else None
+        return wire.Done(self.id, without(over, failed, self.kept), told) if over else None

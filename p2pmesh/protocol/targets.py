@@ -87,6 +87,8 @@ class Parcel:
         "deadline",
         "envelope",
         "give_up_at",
+        "is_kept",
+        "is_promised",
         "is_told",
         "known_by",
         "named",
@@ -112,6 +114,8 @@ class Parcel:
         self.known_by = deadline  # of a request: when an unknown target is lost
         self.call = call
         self.is_told = is_told  # the sender knows that it was accepted
+        self.is_promised = False  # and was told that it is safe
+        self.is_kept = False  # the store has a row of it
 
     @property
     def size(self) -> int:

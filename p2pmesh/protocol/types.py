@@ -95,11 +95,47 @@ class Agent(msgspec.Struct, frozen=True, array_like=True):
     metrics: bytes | None = None  # MessagePack
 
 
+class Table(StrEnum):
+    """What a row of the store is about.  Only append to this list: the names are on disk."""
+
+    CLOCK = "clock"  # one row: store time
+    OUT_STREAMS = "out_streams"  # stream -> recipient and highest number
+    OUTBOX = "outbox"  # stream, number -> copy of an accepted message
+    WAITING = "waiting"  # message -> accepted, and its name has no holder
+    CAST_STREAM = "cast_stream"  # one row: the stream of this node's broadcasts
+    CASTS = "casts"  # number -> broadcast of this node
+    IN_STREAMS = "in_streams"  # origin, stream -> recipient and watermark
+    ENDS = "ends"  # origin, stream, number -> how it ended, if it was not done
+    MAILBOX = "mailbox"  # recipient, order -> message not finished
+    WINDOWS = "windows"  # root, stream -> which broadcasts were taken
+    TAKEN = "taken"  # root, stream, number -> by whom
+    GUESTS = "guests"  # instance -> its entry
+
+
+class Row(NamedTuple):
+    """What a store kept under a key of a table (a ``Table``)."""
+
+    table: str
+    key: bytes
+    value: bytes
+
+
+class Change(NamedTuple):
+    """A row to keep, or (``value`` None) to delete."""
+
+    table: str
+    key: bytes
+    value: bytes | None
+    is_moved: bool = False  # deleted because another row of the same save replaces it
+
+
 class Restored(msgspec.Struct, frozen=True):
     """What a data dir kept of earlier lives of this identity."""
 
     life: Life | None = None
     epoch: int | None = None
+    rows: tuple[Row, ...] = ()
+    boot: str = ""  # of which run of the machine Instant.now counts; "": unknown
 
 
 class MeshConfig(msgspec.Struct, frozen=True):
@@ -191,6 +227,14 @@ class Persist(msgspec.Struct, frozen=True):
     epoch: int | None
 
 
+class Save(msgspec.Struct, frozen=True):
+    """Make these changes durable, all or none, after those of lower numbers; then call
+    ``saved(number)``.  ``saved`` of a higher number speaks for this one too."""
+
+    number: int
+    changes: tuple[Change, ...]
+
+
 class Stop(msgspec.Struct, frozen=True):
     """This node must end: a double of its identity is live, or it left."""
 
@@ -216,6 +260,18 @@ class MessageArrived(msgspec.Struct, frozen=True):
     envelope: Envelope
     via: NodeId
     attempt: int
+
+
+class MessageKept(msgspec.Struct, frozen=True):
+    """A message accepted here is on disk: it survives this process."""
+
+    message_id: str
+
+
+class MessageMayStart(msgspec.Struct, frozen=True):
+    """The answer to ``message_started``: it is on record, the handler may run."""
+
+    message_id: str
 
 
 class MessageWithdrawn(msgspec.Struct, frozen=True):
@@ -498,7 +554,8 @@ class Lost(Event, frozen=True, kw_only=True, tag="lost"):
 
 # What Mesh.actions() yields, in order.
 Action: TypeAlias = (
-    Dial | Write | Close | AskUnacked | Persist | Stop | MessageArrived | MessageWithdrawn
+    Dial | Write | Close | AskUnacked | Persist | Save | Stop | MessageArrived | MessageKept
+    | MessageMayStart | MessageWithdrawn
     | RequestArrived | RequestCancelled | RequestEnded | SendRefused | MessageMoved | CallEnded
     | Event
 )  # fmt: skip

@@ -34,6 +34,8 @@ from p2pmesh.protocol.types import (
     MeshConfig,
     Persist,
     Restored,
+    Row,
+    Save,
     Stop,
     Token,
     Write,
@@ -75,7 +77,8 @@ class SimNode:
         self.mono_offset = 0.0  # s that its monotonic clock is ahead
         self.store_works = True
         self.settings: dict[str, Any] = {}  # fields of MeshConfig, as it was last started
-        self.restored = Restored()  # what its store holds
+        self.restored = Restored()  # what its data dir holds
+        self.disk: dict[tuple[str, bytes], bytes] = {}  # the rows of its store
         self.runs = 0  # how often it was started
         self.events: list[Event] = []  # of this run, ``t`` in virtual seconds
         self.counts: Counter[str] = Counter()  # events of this run, by kind
@@ -84,6 +87,7 @@ class SimNode:
         self.mesh: Mesh
         self._kernel = kernel
         self._clock = network.clock
+        self._unsaved: list[Save] = []
         self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._due: float | None = None  # of the armed timer, in this process's seconds
         self._lag_told = False
@@ -155,6 +159,7 @@ class SimNode:
         self.state = State.RUNNING
         self.stopped_because = None
         self.events, self.outcomes, self._waiting = [], [], []
+        self._unsaved = []
         self.counts = Counter()
         self._due = None
         settings = {
@@ -168,7 +173,11 @@ class SimNode:
             at=self.now(),
             rng=random.Random(rng.getrandbits(64)),
             entropy=random.Random(rng.getrandbits(64)).randbytes,
-            restored=self.restored,
+            restored=msgspec.structs.replace(
+                self.restored,
+                rows=tuple(Row(*place, value) for place, value in self.disk.items()),
+                boot="simulated",
+            ),
             book=book,
         )
         self.mesh.start(self.now())
@@ -306,6 +315,8 @@ class SimNode:
                             has_answered = True
                     case Persist(number, life, epoch):
                         self._persist(life, epoch, number)
+                    case Save():
+                        self._save(action)
                     case Stop(reason):
                         self.stopped_because = reason
                         self.network.stopped_itself(self)
@@ -337,6 +348,41 @@ class SimNode:
             self.restored = Restored(life, known if epoch is None else max(epoch, known or 0))
         if number is not None:
             self._input(self._tell_stored, number, self.store_works)
+
+    def _save(self, save: Save) -> None:
+        self._clock.after(_STORING_TAKES, self._saved, self.host.boot, save)
+
+    def _saved(self, boot: int, save: Save) -> None:
+        """On disk, or kept back and tried again; a process that died has not saved."""
+        if self.host.boot != boot:
+            return
+        self._unsaved.append(save)
+        if not self.store_works:
+            self._input(self._tell_save_failed)
+            self._clock.after(1.0, self._save_again, boot)
+            return
+        self._flush()
+
+    def _save_again(self, boot: int) -> None:
+        if self.host.boot == boot and self._unsaved and self.store_works:
+            self._flush()
+
+    def _flush(self) -> None:
+        for save in self._unsaved:
+            for table, key, value, _ in save.changes:
+                if value is None:
+                    self.disk.pop((table, key), None)
+                else:
+                    self.disk[table, key] = value
+        number = self._unsaved[-1].number
+        self._unsaved.clear()
+        self._input(self._tell_saved, number)
+
+    def _tell_saved(self, number: int) -> None:
+        self.mesh.saved(self._at_input(), number)
+
+    def _tell_save_failed(self) -> None:
+        self.mesh.save_failed(self._at_input(), "the disk is full")
 
     def _tell_stored(self, number: int, is_stored: bool) -> None:
         self.mesh.stored(self._at_input(), number, is_stored)

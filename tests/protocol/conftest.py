@@ -8,8 +8,25 @@ from typing import Any
 import pytest
 
 from p2pmesh.testing import SimNetwork
+from tests.protocol.offices import World
 
 Simulate = Callable[..., SimNetwork]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What holds of offices with a memory holds of those with a disk."""
+    if "World" in vars(metafunc.module) and metafunc.module.__name__ != DURABLE_ONLY:
+        metafunc.parametrize("keeps", ["memory", "disk"], indirect=True)
+
+
+DURABLE_ONLY = "tests.protocol.test_durability"
+
+
+@pytest.fixture(autouse=True)
+def keeps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the offices of this test keep their messages in."""
+    is_disk = getattr(request, "param", "memory") == "disk"
+    monkeypatch.setattr(World, "default_is_durable", is_disk)
 
 
 @pytest.fixture

@@ -11,7 +11,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TypeVar
 
+import msgspec
+
 from p2pmesh.protocol import wire
+from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.rings import Rings
 from p2pmesh.protocol.types import (
@@ -22,9 +25,13 @@ from p2pmesh.protocol.types import (
     Instant,
     Life,
     MessageArrived,
+    MessageMayStart,
     MessageMoved,
     NodeId,
     RequestEnded,
+    Restored,
+    Row,
+    Save,
     State,
 )
 from p2pmesh.protocol.ways import Announce, Effect, NeedLink, SendTo
@@ -123,12 +130,40 @@ class Office:
         self.id = world.next_id()
         self.effects: list[Effect] = []  # all but SendTo and Announce, since the last ``take``
         self.sent: list[wire.Message] = []  # everything put on a wire
+        self.disk: dict[tuple[str, bytes], bytes] = {}
+        self.saves: deque[Save] = deque()  # not on disk yet
+        self.attempts: dict[str, int] = {}
+        self.runs: list[tuple[str, int]] = []  # message and attempt, of all its lives
         self.begin_life()
+
+    def run(self, message_id: str) -> None:
+        """The handler of its agent, start to end."""
+        self.runs.append((message_id, self.attempts[message_id]))
+        self.post.message_completed(self.world.at, message_id, True)
 
     def begin_life(self) -> None:
         self.life: Life | None = self.world.next_life()
         entropy = random.Random(f"{self.name} {self.life}")
-        self.post = PostOffice(self.view, entropy=entropy.randbytes, agent=self.agent)
+        rows = tuple(Row(*place, value) for place, value in self.disk.items())
+        restored = Restored(rows=rows, boot="one")
+        ledger = Ledger(restored, self.world.at.now, is_durable=self.world.is_durable)
+        self.post = PostOffice(self.view, ledger, entropy=entropy.randbytes, agent=self.agent)
+        self.saves.clear()
+        self.post.restore(self.world.at)
+
+    def save(self) -> None:
+        """Its store makes all it was given safe."""
+        number = 0
+        while self.saves:
+            number, changes = msgspec.structs.astuple(self.saves.popleft())
+            for table, key, value, _ in changes:
+                if value is None:
+                    self.disk.pop((table, key), None)
+                else:
+                    self.disk[table, key] = value
+        if number:
+            self.post.saved(self.world.at, number)
+            self.world.run()
 
     def of(self, kind: type[_T]) -> list[_T]:
         """The effects of one kind so far."""
@@ -224,9 +259,17 @@ class Office:
 
 
 class World:
-    """Offices, their links, and the clock."""
+    """Offices, their links, and the clock.
 
-    def __init__(self) -> None:
+    Durable offices have a disk each, which outlives ``restart``; what they wrote is
+    on it at once, or (``saves_at_once`` False) when ``Office.save`` says so.
+    """
+
+    default_is_durable = False
+
+    def __init__(self, *, is_durable: bool | None = None) -> None:
+        self.is_durable = World.default_is_durable if is_durable is None else is_durable
+        self.saves_at_once = True  # False: stores save when told to
         self.at = Instant(1000.0, BORN)
         self.offices: dict[str, Office] = {}
         self.by_id: dict[NodeId, Office] = {}
@@ -314,8 +357,10 @@ class World:
         homed = [i for o in self.living() for i, e in o.view.entries.items() if e.home == office.id]
         self.changed(office, guests=homed)
 
-    def restart(self, office: Office) -> None:
-        """The same identity in a new life, its memory gone."""
+    def restart(self, office: Office, *, wiped: bool = False) -> None:
+        """The same identity in a new life, its memory gone; ``wiped``: its disk, too."""
+        if wiped:
+            office.disk.clear()
         office.state = "stopped"
         for other in self.offices.values():
             if other is not office:
@@ -405,12 +450,23 @@ class World:
                     office.effects.append(effect)
                     if self.links_on_demand and self.by_id[peer].state == "alive":
                         needed.append(self.by_id[peer])
-                case MessageArrived(envelope=envelope):
+                case MessageArrived(envelope=envelope, attempt=attempt):
+                    office.effects.append(effect)
+                    office.attempts[envelope.message_id] = attempt
+                    if office.auto_completes and self.is_durable:
+                        office.post.message_started(self.at, envelope.message_id)
+                    elif office.auto_completes:
+                        office.run(envelope.message_id)
+                case MessageMayStart(message_id):
                     office.effects.append(effect)
                     if office.auto_completes:
-                        office.post.message_completed(self.at, envelope.message_id, True)
+                        office.run(message_id)
+                case Save():
+                    office.saves.append(effect)
                 case _:
                     office.effects.append(effect)
+        if self.saves_at_once:
+            office.save()
         for other in needed:
             self.link(office, other)
         return bool(effects)

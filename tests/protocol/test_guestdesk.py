@@ -144,7 +144,7 @@ def test_a_guest_of_a_home_that_restarted_is_adopted_too() -> None:
     world, a, b, c = three()
     a.call("register", "g")
     message_id = c.send("g")
-    world.restart(a)
+    world.restart(a, wiped=True)
     a.call("heartbeat", "g")
     assert a.status() == "ok"
     assert (entry(b).home, entry(b).home_life, entry(b).term) == (a.id, a.life, 2)

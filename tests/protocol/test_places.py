@@ -38,7 +38,7 @@ def test_an_agent_is_its_nodes_while_that_lives() -> None:
 def test_a_guest_whose_home_is_gone_or_restarted_is_an_orphan() -> None:
     world, a, b = two()
     a.call("register", "g")
-    world.restart(a)
+    world.restart(a, wiped=True)
     assert (place(a, "g"), place(b, "g")) == (Place.ORPHAN, Place.ORPHAN)
     b.call("heartbeat", "g")
     assert (place(a, "g"), place(b, "g")) == (Place.REMOTE, Place.MINE)

@@ -78,6 +78,7 @@ def test_only_stored_numbers_that_are_not_in_the_mailbox_have_ended() -> None:
     stream = InStream(b"stream00", ME, "r", 0.0)
     for seq in range(1, 8):
         stream.store(seq)
+        stream.keep(seq)
     stream.end(2, "done", "")
     stream.end(3, "dead", "boom")
     stream.end(7, "done", "")
