@@ -61,7 +61,7 @@ class NodeBackend:
 
     @property
     def durable(self) -> bool:
-        return False  # a data dir holds no messages yet
+        return self._running.store is not None
 
     @property
     def http_url(self) -> str | None:
@@ -105,9 +105,7 @@ class NodeBackend:
         running = self._running
         ended = await running.exchange.call(running.core.ping, bytes.fromhex(node_id))
         if ended.status != "ok" or ended.rtt is None:
-            raise PeerUnreachable(
-                f"node {node_id} did not answer within {FORWARD_TIMEOUT:g} s"
-            )
+            raise PeerUnreachable(f"node {node_id} did not answer within {FORWARD_TIMEOUT:g} s")
         return ended.rtt
 
     def leave(self) -> None:
@@ -176,6 +174,7 @@ class NodeBackend:
             cast = exchange.broadcast(
                 source, payload, type=type, ttl=MESSAGE_TTL, correlation_id=correlation_id
             )
+            await exchange.until_kept(cast)
             return Sent(cast.message_id, cast.delivered_to, "queued")
         delivery = exchange.send(
             source,

@@ -55,7 +55,7 @@ class Chronicle:
         http: str | None,
     ) -> None:
         log.info(
-            "node %s (%s) of mesh %r listens at %s, HTTP %s; messages are not durable yet",
+            "node %s (%s) of mesh %r listens at %s, HTTP %s",
             instance_id,
             node_id[:16],
             mesh,

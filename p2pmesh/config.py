@@ -191,7 +191,7 @@ class Settings:
 
     # run: what it keeps, and who may join
     data_dir: str | None = _setting(
-        "data-dir", "keep identity and epoch in DIR; none: in memory", "run",
+        "data-dir", "keep identity, epoch and messages in DIR; none: in memory", "run",
         metavar="DIR", read=read_path, shown="by --name, else none",
     )  # fmt: skip
     key_file: str | None = _setting(

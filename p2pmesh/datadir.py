@@ -5,13 +5,14 @@ pid) and holds
 
     identity    the 32-byte seed of all keys, readable by its owner only
     state       instance id, last life, highest claimed epoch
+    messages.db what is accepted, stored and not finished (``store``)
 
-each as a line of JSON and a line with its checksum, replaced as a whole, and
+the first two as a line of JSON and a line with its checksum, replaced as a whole, and
 synced together with the directory before it counts.  What does not match its
 checksum is moved aside and said aloud in ``notices``: never served, never deleted.
 
 Blocks on the disk, so a node that runs calls ``keep`` in a thread, one call at a
-time.  Does not choose where the directory is (``config`` does), holds no messages.
+time.  Does not choose where the directory is (``config`` does), nor open the store.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class Identity(Protocol):
         """Whether the identity comes back after its process."""
 
     @property
+    def path(self) -> Path | None:
+        """The directory it is kept in, which is locked; None: nowhere."""
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What its user has to know, a line each."""
 
@@ -79,6 +84,7 @@ class EphemeralIdentity:
     def __init__(self, entropy: Entropy = os.urandom) -> None:
         self.seed = entropy(SEED_SIZE)
         self.instance_id: str | None = None
+        self.path: Path | None = None
         self.restored = Restored()
         self.is_persistent = False
         self.notices: tuple[str, ...] = ()
@@ -118,7 +124,8 @@ class DataDir:
 
     def __init__(self, path: Path, lock: int, entropy: Entropy) -> None:
         """Use ``open``: this reads a directory that is locked already."""
-        self.path = path
+        self.path: Path | None = path
+        self._directory = path
         self.is_persistent = True
         self._lock = lock
         self._notices: list[str] = []
@@ -195,13 +202,13 @@ class DataDir:
     # --- files -------------------------------------------------------------------
 
     def _keep(self, state: _State) -> None:
-        with _explained(self.path):
+        with _explained(self._directory):
             self._write("state", state)
         self._state = state
 
     def _read(self, name: str, kind: type[_Content], loss: str) -> _Content | None:
         """What a file holds; None where there is none, or none that can be trusted."""
-        path = self.path / name
+        path = self._directory / name
         try:
             sealed = path.read_bytes()
         except FileNotFoundError:
@@ -225,14 +232,14 @@ class DataDir:
     def _write(self, name: str, content: _Seed | _State) -> None:
         """All of the file or nothing, whenever the power fails."""
         body = msgspec.json.encode(content)
-        path, fresh = self.path / name, self.path / f"{name}.new"
+        path, fresh = self._directory / name, self._directory / f"{name}.new"
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(body + b"\n" + _checksum(body))
             file.flush()
             _sync(descriptor)
         os.replace(fresh, path)
-        _sync_directory(self.path)
+        _sync_directory(self._directory)
 
 
 def _make_directory(path: Path) -> None:

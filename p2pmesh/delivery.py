@@ -23,6 +23,7 @@ from p2pmesh.errors import (
     QueueFull,
     RemoteError,
     RequestTimeout,
+    StoreFull,
     UnknownTarget,
 )
 from p2pmesh.protocol.types import MessageMoved, MessageState, SendRefused
@@ -61,18 +62,19 @@ class Watched:
 class Delivery(Watched):
     """One message to one recipient.
 
-    ``state`` is where it is now, ``reason`` why it ended as it did.  Where the
-    recipient is on this very node, or away, a memory node has the only copy: it
-    stays ``queued`` until it is done.
+    ``state`` is where it is now, ``reason`` why it ended as it did; ``is_kept``: it is
+    on this node's disk.  Where the recipient is on this very node, or away, a memory
+    node has the only copy: it stays ``queued`` until it is done.
     """
 
-    __slots__ = ("_error", "message_id", "reason", "state", "target")
+    __slots__ = ("_error", "is_kept", "message_id", "reason", "state", "target")
 
     def __init__(self, message_id: str, target: str) -> None:
         super().__init__()
         self.message_id = message_id
         self.target = target
         self.state: State = "queued"
+        self.is_kept = False
         self.reason = ""
         self._error: MeshError | None = None
 
@@ -125,11 +127,13 @@ class Delivery(Watched):
 class Broadcast(Watched):
     """One message to everyone: a copy and a state for each recipient."""
 
-    __slots__ = ("delivered_to", "message_id", "states")
+    __slots__ = ("_error", "delivered_to", "is_kept", "message_id", "states")
 
     def __init__(self, message_id: str, delivered_to: tuple[str, ...]) -> None:
         super().__init__()
         self.message_id = message_id
+        self.is_kept = False  # on this node's disk
+        self._error: MeshError | None = None
         #: The instances it goes to: all that were alive when it was sent.
         self.delivered_to = delivered_to
         #: Recipient -> (state, reason).
@@ -140,6 +144,12 @@ class Broadcast(Watched):
         """Recipients that lost their copy, and why."""
         lost = ("dead", "expired", "refused")
         return {who: reason for who, (state, reason) in self.states.items() if state in lost}
+
+    async def kept(self) -> None:
+        """Until it is on this node's disk.  Raises StoreFull."""
+        await self.until(lambda: self.is_kept or self._error is not None)
+        if self._error is not None:
+            raise self._error
 
     async def stored(self, timeout: float | None = None) -> None:
         """Until every recipient's home has its copy, or has refused it.  What the
@@ -156,6 +166,12 @@ class Broadcast(Watched):
 
     def _waiting_for(self) -> list[str]:
         return [who for who, (state, _) in self.states.items() if state == "queued"]
+
+    def reject(self, error: MeshError) -> None:
+        """It was not accepted after all."""
+        self._error = error
+        self.states = {who: ("refused", str(error)) for who in self.states}
+        self.changed()
 
     def moved(self, action: MessageMoved) -> None:
         self.states[action.recipient] = (action.state, action.reason)
@@ -175,10 +191,17 @@ class Deliveries:
         if (handle := self._handles.get(action.message_id)) is not None:
             handle.moved(action)
 
+    def kept(self, message_id: str) -> None:
+        if (handle := self._handles.get(message_id)) is not None:
+            handle.is_kept = True
+            handle.changed()
+
     def refused(self, action: SendRefused) -> None:
-        handle = self._handles.get(action.message_id)
-        if isinstance(handle, Delivery):
-            handle.refused(error_of(action.error, action.detail, handle.target))
+        match self._handles.get(action.message_id):
+            case Delivery() as delivery:
+                delivery.refused(error_of(action.error, action.detail, delivery.target))
+            case Broadcast() as broadcast:
+                broadcast.reject(error_of(action.error, action.detail, "everyone"))
 
     def membership_changed(self) -> None:
         """Somebody may be away now: whoever waits looks again."""
@@ -187,9 +210,10 @@ class Deliveries:
 
     def node_ended(self, error: MeshError) -> tuple[Delivery, ...]:
         """The node is gone: what is not over here is nobody's to follow any more.
-        Returns those deliveries as they were; who waits on one gets ``error``."""
+        Returns those deliveries of which there is no copy; who waits on one gets
+        ``error``."""
         open_ones = [h for h in tuple(self._handles.values()) if isinstance(h, Delivery)]
-        unfinished = tuple(h for h in open_ones if h.state == "queued")
+        unfinished = tuple(h for h in open_ones if h.state == "queued" and not h.is_kept)
         for handle in open_ones:
             if not handle.is_over:
                 handle.refused(error)
@@ -211,6 +235,8 @@ def error_of(code: str, detail: str, target: str, timeout: float | None = None) 
             return UnknownTarget(target, tuple(near))
         case "ambiguous":
             return AmbiguousTarget(target, tuple(filter(None, detail.split("\n"))))
+        case "store_full":
+            return StoreFull(f"the message to {target!r} was not accepted: {detail}; make room")
         case "queue_full":
             return QueueFull(detail or f"the queue to {target!r} is full; wait for receipts")
     return RemoteError(code, detail, target)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from p2pmesh.errors import MeshError, NotStarted
@@ -33,9 +34,11 @@ from p2pmesh.protocol.types import (
     Instant,
     Life,
     Persist,
+    Save,
     Stop,
     Write,
 )
+from p2pmesh.store import Store
 from p2pmesh.transport.clock import instant
 from p2pmesh.transport.tcp import TcpTransport
 
@@ -43,6 +46,7 @@ log = logging.getLogger("p2pmesh.driver")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: A timer that is due this much earlier than the armed one is worth arming anew.
 _REARM_GAIN: Final = 0.0005
@@ -59,13 +63,16 @@ class Driver:
         outcome: Callable[[Any], None],
         admits: Callable[[str], bool],
         persist: Callable[[Life, int | None], None] | None,
+        store: Store | None,
     ) -> None:
         """``outcome`` gets every action that is not about links or the store.
         ``admits`` judges the address of whoever dials us.  ``persist`` blocks until
-        what it is given is on disk, or raises a MeshError; None: nothing is kept."""
+        what it is given is on disk, or raises a MeshError; None: nothing is kept.
+        ``store``: started here; None: no message is kept."""
         self._outcome = outcome
         self._admits = admits
         self._persist = persist
+        self._rows = store
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -80,6 +87,7 @@ class Driver:
             Close: self._close,
             AskUnacked: self._ask_unacked,
             Persist: self._spawn_persist,
+            Save: self._save,
             Stop: self._stop,
         }
         self.refused_off_link = 0
@@ -98,6 +106,11 @@ class Driver:
         """Begin to drive ``core``; listen before."""
         self.core = core
         self.is_stopped = False
+        if self._rows is not None:
+            self._rows.start(
+                lambda number: self._from_worker(self._saved, number),
+                lambda why: self._from_worker(self._save_failed, why),
+            )
         core.start(self._now())
         self._drain()
 
@@ -247,6 +260,25 @@ class Driver:
         task = self._loop.create_task(work)
         self._persists.add(task)
         task.add_done_callback(self._persists.discard)
+
+    def _save(self, action: Save) -> None:
+        assert self._rows is not None
+        self._rows.save(action.number, action.changes)
+
+    def _from_worker(self, tell: Callable[[T], None], what: T) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever would listen
+            self._loop.call_soon_threadsafe(tell, what)
+
+    def _saved(self, number: int) -> None:
+        if not self.is_stopped:
+            self.core.saved(self._now(), number)
+            self._drain()
+
+    def _save_failed(self, why: str) -> None:
+        if not self.is_stopped:
+            log.error("messages cannot be stored, so none is accepted until they can: %s", why)
+            self.core.save_failed(self._now(), why)
+            self._drain()
 
     async def _store(self, action: Persist) -> None:
         ok = await self._keep(action.life, action.epoch)

@@ -25,6 +25,7 @@ from p2pmesh.protocol.types import (
     CallEnded,
     Instance,
     Instant,
+    MessageKept,
     MessageMoved,
     Recipient,
     RequestEnded,
@@ -39,8 +40,9 @@ _LIVE: Final = ("alive", "suspect")
 class Exchange:
     """The outgoing side of one node."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, is_durable: bool) -> None:
         self._driver = driver
+        self._is_durable = is_durable
         self._deliveries = Deliveries()
         self._ends: dict[int, asyncio.Future[RequestEnded]] = {}
         self._calls: dict[int, asyncio.Future[CallEnded]] = {}
@@ -82,19 +84,16 @@ class Exchange:
         return delivery
 
     async def until_safe(self, delivery: Delivery) -> None:
-        """Until a second node has the message, or none will: its recipient is here,
-        or away.  Raises what became of it instead."""
-        await delivery.until(lambda: delivery.state != "queued" or self._is_kept_here(delivery))
+        """Until it is on disk here; on a memory node until a second node has it, or none
+        will: its recipient is here, or away.  Raises what became of it instead."""
+        await delivery.until(lambda: delivery.state != "queued" or self._is_safe(delivery))
         if delivery.state != "queued":
             await delivery.stored()
 
     async def until_known(self, delivery: Delivery) -> None:
-        """Until the recipient is known.  Raises UnknownTarget, QueueFull."""
-        await delivery.until(
-            lambda: (
-                delivery.state != "queued" or self.find(delivery.target, named=False) is not None
-            )
-        )
+        """Until the recipient is known and, on a durable node, the message is on disk.
+        Raises UnknownTarget, QueueFull, StoreFull."""
+        await delivery.until(lambda: delivery.state != "queued" or self._is_known(delivery))
         if delivery.state != "queued":
             await delivery.stored()
 
@@ -122,6 +121,19 @@ class Exchange:
         broadcast = Broadcast(message_id, delivered_to)
         self._deliveries.add(broadcast)
         return broadcast
+
+    async def until_kept(self, broadcast: Broadcast) -> None:
+        """Until a broadcast is on disk, where there is one.  Raises StoreFull."""
+        if self._is_durable:
+            await broadcast.kept()
+
+    def _is_safe(self, delivery: Delivery) -> bool:
+        return delivery.is_kept if self._is_durable else self._is_kept_here(delivery)
+
+    def _is_known(self, delivery: Delivery) -> bool:
+        if self._is_durable:
+            return delivery.is_kept
+        return self.find(delivery.target, named=False) is not None
 
     def find(self, target: str, *, named: bool) -> Instance | None:
         """Where a target lives, as far as that is known and clear."""
@@ -226,6 +238,9 @@ class Exchange:
 
     def moved(self, action: MessageMoved) -> None:
         self._deliveries.moved(action)
+
+    def kept(self, action: MessageKept) -> None:
+        self._deliveries.kept(action.message_id)
 
     def refused(self, action: SendRefused) -> None:
         self._deliveries.refused(action)

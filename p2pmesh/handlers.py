@@ -48,6 +48,10 @@ DETAIL_MAX: Final = 500  # characters of an exception that the other side is tol
 class Outcomes(Protocol):
     """What is reported when something ended; the node tells the core."""
 
+    async def starting(self, message_id: str) -> None:
+        """Returns once it is on record that the message is about to be handled."""
+        ...
+
     def completed(self, message_id: str, ok: bool, reason: str) -> None: ...
     def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None: ...
     def answered(self, query: Envelope, payload: bytes) -> None:
@@ -107,7 +111,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._registered: dict[str | None, _Registration] = {}
-        self._readers = Readers(self._completed, self.message_arrived)
+        self._readers = Readers(self._completed, self.message_arrived, self._starting)
         self._lanes: dict[Hashable, _Lane] = {}
         self._requests: dict[int, _Work] = {}  # not yet answered
         self._tasks: set[asyncio.Task[None]] = set()
@@ -225,6 +229,8 @@ class Handlers:
         work.task = asyncio.current_task()
         try:
             message = message_of(envelope, work.via, work.attempt)
+            if work.request is None:
+                await self.outcomes.starting(envelope.message_id)
             answer = await self._call(work.registration, message)
             self._succeeded(work, answer)
         except asyncio.CancelledError:
@@ -282,6 +288,9 @@ class Handlers:
             self._completed(work.envelope.message_id, False, detail or code)
         elif self._requests.pop(work.request, None) is not None:
             self.outcomes.responded(work.request, None, code, detail)
+
+    async def _starting(self, message_id: str) -> None:
+        await self.outcomes.starting(message_id)
 
     def _completed(self, message_id: str, ok: bool, reason: str) -> None:
         if not self._is_stopped:

@@ -278,9 +278,9 @@ class Node:
         ttl: float = MESSAGE_TTL,
         correlation_id: str | None = None,
     ) -> Delivery:
-        """Send a message and wait until it is safe: a second node has it.  Where its
-        recipient is on this node or away, there is no second one: the delivery is
-        ``queued`` and says so.
+        """Send a message and wait until it is safe: on this node's disk or, where it has
+        no data dir, at a second node.  A memory node whose recipient is on the same node
+        or away has the only copy: the delivery is ``queued`` and says so.
 
         ``target``: an instance id, a unique name, or a member.  Raises UnknownTarget,
         AmbiguousTarget, PeerUnreachable, QueueFull, MessageTooLarge, ConfigError,
@@ -335,7 +335,9 @@ class Node:
         """Send to every instance that is alive now but this one.  The payload has to
         be one that JSON has: guests read it.  Raises as :meth:`send`."""
         run = self._running
-        return run.exchange.broadcast(run.instance_id, payload, type=type, ttl=ttl)
+        broadcast = run.exchange.broadcast(run.instance_id, payload, type=type, ttl=ttl)
+        await run.exchange.until_kept(broadcast)
+        return broadcast
 
     # --- waiting ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
@@ -41,9 +41,13 @@ class MessageReader:
     """An async iterator of messages; each must be acknowledged."""
 
     def __init__(
-        self, inbox: _Inbox, opened: Callable[[MessageArrived], AgentMessage | None]
+        self,
+        inbox: _Inbox,
+        opened: Callable[[MessageArrived], AgentMessage | None],
+        starting: Callable[[str], Awaitable[None]],
     ) -> None:
         self._inbox = inbox
+        self._starting = starting
         self._opened = opened
         self._give_back: Callable[[], object] = lambda: None
 
@@ -56,6 +60,7 @@ class MessageReader:
             while inbox.waiting and not inbox.is_closed:
                 message = self._opened(inbox.waiting.popleft())
                 if message is not None:
+                    await self._starting(message.message_id)
                     return message
             if inbox.is_closed:
                 raise StopAsyncIteration
@@ -73,9 +78,16 @@ class MessageReader:
 class Readers:
     """The readers of one agent, and the messages that nobody claimed."""
 
-    def __init__(self, completed: Completed, arrived: Callable[[MessageArrived], None]) -> None:
-        """``arrived`` gets a message anew when who had it gave it back."""
+    def __init__(
+        self,
+        completed: Completed,
+        arrived: Callable[[MessageArrived], None],
+        starting: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """``arrived`` gets a message anew when who had it gave it back; ``starting`` puts
+        on record that one is handed out."""
         self._completed = completed
+        self._starting = starting
         self._arrived = arrived
         self._inboxes: dict[str | None, _Inbox] = {}
         self._unclaimed: dict[str, MessageArrived] = {}
@@ -84,7 +96,9 @@ class Readers:
         if type in self._inboxes:
             raise ConfigError(f"messages of {type!r} are being read already: one reads a type")
         inbox = self._inboxes[type] = _Inbox()
-        reader = MessageReader(inbox, lambda arrived: self._hand_out(inbox, arrived))
+        reader = MessageReader(
+            inbox, lambda arrived: self._hand_out(inbox, arrived), self._starting
+        )
         # A loop that is left with `break` drops its reader without closing it.
         finalizer = weakref.finalize(reader, self._release, type, inbox)
         finalizer.atexit = False

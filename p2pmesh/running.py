@@ -3,7 +3,7 @@
 This is where protocol, transport, data dir, rendezvous, HTTP and the agent's
 handlers are joined; none of them knows the others.
 
-    identity ─► interfaces ─► link port ─► HTTP port ─► core ─► rendezvous ─► joined
+    identity ─► store ─► interfaces ─► link port ─► HTTP port ─► core ─► rendezvous ─► joined
 
 Each step leaves its undoing on a stack, so that a start that fails half-way and an
 orderly end take the same way out.
@@ -24,6 +24,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from p2pmesh.chronicle import Chronicle
 from p2pmesh.datadir import DataDir, EphemeralIdentity, Identity
@@ -56,16 +58,21 @@ from p2pmesh.protocol.types import (
     MemberEvent,
     MeshConfig,
     MessageArrived,
+    MessageKept,
+    MessageMayStart,
     MessageMoved,
     MessageWithdrawn,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
+    Restored,
     SendRefused,
     Stop,
+    Table,
 )
 from p2pmesh.rendezvous import Presence, Rendezvous
-from p2pmesh.transport.clock import instant
+from p2pmesh.store import Store
+from p2pmesh.transport.clock import boot_id, instant
 from p2pmesh.transport.interfaces import (
     Selection,
     choose,
@@ -90,6 +97,7 @@ class Running:
     driver: Driver
     exchange: Exchange
     identity: Identity
+    restored: Restored
     selection: Selection
     instance_id: str
     port: int
@@ -117,6 +125,8 @@ class Running:
         self._closing: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._listening: set[str] = set()
+        self.store: Store | None = None
+        self._starting: dict[str, asyncio.Future[None]] = {}  # messages about to be handled
         self._stack = AsyncExitStack()
         self._server: RegistryServer | None = None
         #: Of this run: whoever may read the runtime file may use HTTP.
@@ -184,8 +194,9 @@ class Running:
             outcome=self._perform,
             admits=self._admits,
             persist=self.identity.keep if self.identity.is_persistent else None,
+            store=self.store,
         )
-        self.exchange = Exchange(self.driver)
+        self.exchange = Exchange(self.driver, is_durable=self.store is not None)
         self._performers = self._who_performs()
         self._stack.push_async_callback(self.driver.aclose)
         self._drops.append(self.driver.drop_in_child)
@@ -220,10 +231,21 @@ class Running:
             self.identity = where
         self._stack.callback(self.identity.close)
         self._drops.append(self.identity.drop_in_child)
+        await self._open_store()
         kept = self.identity.instance_id
         self.instance_id = self.config.instance_id or kept or new_instance_id(self.config.name)
         if self.config.agent and self.instance_id != kept:
             await asyncio.to_thread(self.identity.keep_instance_id, self.instance_id)
+
+    async def _open_store(self) -> None:
+        self.restored = self.identity.restored
+        if self.identity.path is None:
+            return
+        store = self.store = await asyncio.to_thread(Store.open, self.identity.path, tuple(Table))
+        self._stack.push_async_callback(asyncio.to_thread, store.close)
+        self._drops.append(store.drop_in_child)
+        rows, boot = await asyncio.to_thread(lambda: (store.rows(), boot_id()))
+        self.restored = msgspec.structs.replace(self.restored, rows=rows, boot=boot)
 
     def _select(self) -> Selection:
         return choose(
@@ -286,21 +308,21 @@ class Running:
                 quorum=config.quorum,
                 preset=config.preset,
                 addresses=self.addresses,
-                persistent=self.identity.is_persistent,
+                persistent=self.store is not None,
                 process=os.urandom(8),
             ),
             seed=self.identity.seed,
             at=instant(),
             rng=random.Random(),
             entropy=os.urandom,
-            restored=self.identity.restored,
+            restored=self.restored,
         )
 
     def _say_how_it_runs(self) -> None:
         for choice in self.selection.choices:
             verb = "uses" if choice.used else "skips"
             log.info("%s %s on %s: %s", verb, choice.address, choice.interface, choice.reason)
-        for notice in self.identity.notices:
+        for notice in (*self.identity.notices, *(self.store.notices if self.store else ())):
             log.warning("%s", notice)
         if self.keys.is_open:
             self._chronicle.is_open(self.mesh)
@@ -358,6 +380,8 @@ class Running:
         handlers, exchange = self.handlers, self.exchange
         return {
             MessageArrived: self._message_arrived,
+            MessageKept: exchange.kept,
+            MessageMayStart: self._may_start,
             MessageWithdrawn: lambda action: handlers.withdrawn((action.message_id,)),
             RequestArrived: handlers.request_arrived,
             RequestCancelled: lambda action: handlers.request_cancelled(action.request),
@@ -409,7 +433,21 @@ class Running:
             self.driver.persist(Life(ms, logical, number))
         self.exchange.membership_changed()
 
+    def _may_start(self, action: MessageMayStart) -> None:
+        waiting = self._starting.pop(action.message_id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
     # --- what handlers report (handlers.Outcomes) -----------------------------------------
+
+    async def starting(self, message_id: str) -> None:
+        if self.store is None:
+            return
+        waiting = self._starting.get(message_id)
+        if waiting is None:
+            waiting = self._starting[message_id] = asyncio.get_running_loop().create_future()
+            self.driver.command(self.core.message_started, message_id)
+        await asyncio.shield(waiting)
 
     def completed(self, message_id: str, ok: bool, reason: str) -> None:
         self.driver.command(self.core.message_completed, message_id, ok, reason)

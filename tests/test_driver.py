@@ -80,7 +80,7 @@ class Rig:
     def __init__(self, **options: Any) -> None:
         self.core = PaperCore()
         self.outcomes: list[Any] = []
-        settings = {"admits": lambda address: True, "persist": None} | options
+        settings = {"admits": lambda address: True, "persist": None, "store": None} | options
         self.driver = Driver(outcome=self.outcomes.append, **settings)
 
     def want(self, *actions: Any) -> None:

@@ -29,6 +29,9 @@ class Outcomes:
         self.refuse_answers: Exception | None = None
         self._changed = asyncio.Event()
 
+    async def starting(self, message_id: str) -> None:
+        pass
+
     def completed(self, message_id: str, ok: bool, reason: str) -> None:
         self._say("completed", message_id, ok, reason)
 

@@ -141,9 +141,7 @@ def _start_lines(node: Node, kept_in: str | None) -> list[str]:
         ("security", "open: whoever reaches this network can join" if node.is_open else "keyed"),
         (
             "keeps",
-            f"identity and epoch in {kept_in}; messages are not durable yet"
-            if kept_in
-            else _NOT_DURABLE,
+            f"identity, epoch and messages in {kept_in}" if kept_in else _NOT_DURABLE,
         ),
     ]
     return [f"{name:<9} {text}" for name, text in facts]

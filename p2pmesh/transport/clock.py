@@ -7,6 +7,8 @@ the gap; Python's own ``time.monotonic`` and the event loop's clock stand still.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from p2pmesh.protocol.types import Instant
@@ -18,3 +20,10 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 def instant() -> Instant:
     """This moment: seconds since some fixed point, sleep counted, and unix ms."""
     return Instant(time.clock_gettime(_CLOCK), time.time_ns() // 1_000_000)
+
+
+def boot_id() -> str:
+    """Of which run of the machine ``Instant.now`` counts; "" where nothing says so."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -104,8 +104,7 @@ def test_for_people_it_says_who_and_where_it_is_and_what_it_keeps(home: Path, me
     for line in (
         r"http      off",
         r"security  keyed",
-        rf"keeps     identity and epoch in {home}/.local/state/p2pmesh/{mesh}/ada\.0; "
-        "messages are not durable yet",
+        rf"keeps     identity, epoch and messages in {home}/.local/state/p2pmesh/{mesh}/ada\.0",
     ):
         assert re.search(rf"^{line}$", shown, re.MULTILINE), line
 
