@@ -32,7 +32,8 @@ PROTOCOL: Final = {
         {"session"},
     ),
     "membership": (
-        {"candidates", "detector", "dials", "leader", "members", "rings", "suspicion", "timers"},
+        {"candidates", "detector", "dials", "leader", "members", "news", "rings", "suspicion"}
+        | {"timers"},
         {"gossip"},
         {"links"},
         {"connections"},

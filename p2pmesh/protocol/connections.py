@@ -184,32 +184,30 @@ class Connections:
         link.heard_at = now
         if link.phase is Phase.HANDSHAKE and link.session.established:
             link.phase = Phase.HELLO
+            link.is_open = True
             yield Established(link)
         for encoded in messages:
             if link.phase is Phase.ENDED:
                 return
-            yield from self._decoded(link, encoded)
-
-    def _decoded(self, link: Link, encoded: bytes) -> Iterator[Occurrence]:
-        try:
-            message = wire.decode(encoded)
-            if isinstance(message, wire.Chunk):
-                whole = link.assemble(message)
-                if whole is None:
-                    return
-                message = wire.decode(whole)
-        except wire.Malformed:
-            yield from self.broken(link, "malformed message")
-            return
-        except TransferError as error:
-            yield from self.broken(link, str(error))
-            return
-        if message is None:
-            self.count("message_unknown")
-        elif isinstance(message, wire.Chunk):
-            yield from self.broken(link, "chunk in chunks")
-        else:
-            yield Received(link, message)
+            try:
+                message = wire.decode(encoded)
+                if isinstance(message, wire.Chunk):
+                    whole = link.assemble(message)
+                    if whole is None:
+                        continue
+                    message = wire.decode(whole)
+            except wire.Malformed:
+                yield from self.broken(link, "malformed message")
+                return
+            except TransferError as error:
+                yield from self.broken(link, str(error))
+                return
+            if message is None:
+                self.count("message_unknown")
+            elif isinstance(message, wire.Chunk):
+                yield from self.broken(link, "chunk in chunks")
+            else:
+                yield Received(link, message)
 
     def finish_handshake(self, link: Link) -> None:
         """Both HELLOs are read: the link leaves the unfinished handshakes."""
@@ -284,6 +282,7 @@ class Connections:
     def _forget(self, link: Link) -> None:
         self._shaken(link)
         link.phase = Phase.ENDED
+        link.is_open = False
         self.links.pop(link.id, None)
         if link.attempt is not None:
             link.attempt.links.discard(link.id)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from p2pmesh.protocol import timing
+from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.connections import Connections
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, Claim, View
+from p2pmesh.protocol.news import Piece, Round, Urgency, pack
 from p2pmesh.protocol.noise import StaticKey
 from p2pmesh.protocol.records import Record, RecordBook, SignedRecord, Signer, check_own
 from p2pmesh.protocol.rings import Rings
@@ -34,9 +34,6 @@ from p2pmesh.protocol.types import (
     Restored,
     State,
 )
-
-if TYPE_CHECKING:
-    from p2pmesh.protocol import wire
 
 VERSIONS = (1, 1)
 
@@ -74,7 +71,7 @@ class Core:
         self.book = book if book is not None else RecordBook()
         self.timers = Timers()
         self.view = View()
-        self.rings = Rings()
+        self.rings = Rings(self.me)
         self.keys = KeyRing(config.mesh, config.keys)
         static = StaticKey.from_seed(seed)
         self.connections = Connections(
@@ -103,9 +100,9 @@ class Core:
         self.changes: list[Changed] = []
         #: Links whose peers make this node speak and do not read; the door ends them.
         self.overfull: list[Link] = []
+        #: What I have learnt and not passed on yet.
+        self.news = Round()
         self._dirty: dict[int, Link] = {}
-        self._news_due_at = at.now
-        self._held: dict[int, Link] = {}  # links whose plain changes wait
 
     # --- reading --------------------------------------------------------------------
 
@@ -128,9 +125,7 @@ class Core:
     def hears(self, peer: NodeId) -> bool:
         """Do I have bytes of this peer that are younger than the silence limit?"""
         link = self.links_up.get(peer)
-        if link is None:
-            return False
-        return self.at.now - link.heard_at < self.timing_with(peer).silence_after
+        return link is not None and self.at.now - link.heard_at < link.silence_after
 
     # --- speaking -------------------------------------------------------------------
 
@@ -146,12 +141,34 @@ class Core:
     ) -> None:
         """News for every ring link, and newcomer, but the one it came from; what I say
         myself goes to every peer."""
+        if not self.news.put(subject, item, urgency, None if source is None else source.id):
+            self.count("news_queue_full")
+
+    def spread(self) -> None:
+        """Tell the news: each peer what it may not know, in as few messages as it fits."""
         now = self.at.now
+        pieces = self.news.take(now)
+        encoded: dict[tuple[bytes, ...], list[bytes]] = {}  # many links lack the same
         for link in self.links_up.values():
-            if link is not source and (link.is_ring or source is None or now < link.fed_until):
-                if not link.news.put(subject, item, urgency):
-                    self.connections.count("news_queue_full")
+            is_ring = link.is_ring or now < link.fed_until
+            if link.is_paused:
+                self._keep(link, [p for p in pieces if p[1].is_for(link.id, is_ring=is_ring)])
+                continue
+            items = tuple([p.item for _, p in pieces if p.is_for(link.id, is_ring=is_ring)])
+            if items:
+                messages = encoded.get(items)
+                if messages is None:
+                    messages = [wire.encode(wire.News(group)) for group in pack(items)]
+                    encoded[items] = messages
+                for message in messages:
+                    link.say_encoded(message)
                 self._dirty[link.id] = link
+
+    def _keep(self, link: Link, pieces: list[tuple[object, Piece]]) -> None:
+        """Its transport is backed up: what it is to be told waits, the newest of each."""
+        for subject, piece in pieces:
+            if not link.backlog.put(subject, piece.item, piece.urgency, None):
+                self.count("news_queue_full")
 
     def touch(self, link: Link) -> None:
         """The link has something to write (again)."""
@@ -159,36 +176,32 @@ class Core:
 
     def drain(self) -> list[Action]:
         """Everything to do, writes coalesced to one a link."""
-        connections = self.connections
+        if self.news.pieces:
+            due_at = self.news.due_at()
+            if self.at.now >= due_at:
+                self.spread()
+            else:
+                self.timers.set_earlier("news", None, due_at)
         if self._dirty:
-            now = self.at.now
-            is_news_due = now >= self._news_due_at
-            for link in self._dirty.values():
-                if link.id not in connections.links or not link.session.established:
-                    continue
-                if len(link.news) and not link.is_paused:
-                    if is_news_due or link.news.is_urgent:
-                        self._news_due_at = now + timing.NEWS_INTERVAL
-                        self._held.pop(link.id, None)
-                    else:
-                        self._held[link.id] = link
-                data = link.flush(now, with_news=link.id not in self._held)
-                if data:
-                    connections.write(link, data)
+            self._write()
+        connections = self.connections
+        actions, connections.actions = connections.actions, []
+        return actions
+
+    def _write(self) -> None:
+        now = self.at.now
+        for link in self._dirty.values():
+            if not link.is_open:
+                continue
+            data = link.flush(now)
+            if data:
+                self.connections.write(link, data)
+            if link.has_waiting():
                 if link.is_overfull():
                     self.overfull.append(link)
                 if link.has_more():
                     self.timers.set("flush", link.id, now)
-            self._dirty.clear()
-            if self._held:
-                self.timers.set_earlier("news", None, self._news_due_at)
-        actions, connections.actions = connections.actions, []
-        return actions
-
-    def news_due(self) -> None:
-        """Plain changes have waited long enough."""
-        self._dirty.update(self._held)
-        self._held.clear()
+        self._dirty.clear()
 
     def count(self, reason: str) -> None:
         """Something was dropped, refused or odd."""

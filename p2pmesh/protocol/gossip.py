@@ -1,13 +1,7 @@
-"""News and repair: how a change gets everywhere, and how a gap is found.
+"""Repair, and what news and repairs carry: items.
 
-*News* floods: whoever learns something passes it on once over its ring links.
-A link's queue keeps one item a subject, the newest.  Questions and endings leave at
-once; plain changes leave at once when it is quiet, and together, every 100 ms, when
-many come (a hundred nodes that start)::
-
-    A --- News[Verdict X] ---> B --- News[Verdict X] ---> C ...
-
-*Repair* finds what a flood missed.  Heartbeats carry a hash of the whole view;
+News flood (``news``): whoever learns something passes it on once over its ring
+links.  *Repair* finds what a flood missed.  Heartbeats carry a hash of the whole view;
 two ends that differ compare 32 buckets, then versions, then send what lacks::
 
     A --- Buckets(32 hashes) ---> B
@@ -15,98 +9,25 @@ two ends that differ compare 32 buckets, then versions, then send what lacks::
     A --- Offer(what you lack) + Want(what I lack) ---> B
     A <-- Offer(what you wanted) --- B
 
-Everything here is a pure function of a view, or the queue of one link.
+Everything here is a pure function of a view or of bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from enum import IntEnum
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 import msgspec
 
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.members import BUCKETS, View, bucket_of
+from p2pmesh.protocol.news import pack
 from p2pmesh.protocol.records import is_plausible
 from p2pmesh.protocol.types import Life, NodeId
 
 _HASH: Final = 8
 _ID: Final = 32
 _INT64: Final = 2**63
-#: Room for a message's own header beside its items.
-_ITEMS_BYTES: Final = limits.CHUNK_MAX - 64
-
-
-class Urgency(IntEnum):
-    """Which news a link says first."""
-
-    QUESTION = 0  # questions, vouches, refutes: a clock is running
-    ENDING = 1  # left, failed, leadership claims
-    CHANGE = 2
-
-
-class NewsQueue:
-    """What one link has yet to be told."""
-
-    __slots__ = ("_items", "is_urgent")
-
-    def __init__(self) -> None:
-        self.is_urgent = False  # something in it does not wait
-        self._items: dict[object, tuple[Urgency, bytes]] = {}
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, subject: object, item: bytes, urgency: Urgency) -> bool:
-        """Queue an item; a newer one replaces the older about the same subject, and
-        is as urgent as that was.
-
-        False: the queue is full and the item was not taken (repair will find it).
-        """
-        older = self._items.get(subject)
-        if older is None and len(self._items) >= limits.NEWS_QUEUE_MAX:
-            return False
-        self._items[subject] = (urgency if older is None else min(urgency, older[0]), item)
-        if urgency is not Urgency.CHANGE:
-            self.is_urgent = True
-        return True
-
-    def known(self, subject: object, item: bytes) -> None:
-        """The peer said this itself: it need not be told."""
-        queued = self._items.get(subject)
-        if queued is not None and queued[1] == item:
-            del self._items[subject]
-
-    def take(self) -> Iterator[wire.News]:
-        """Empty the queue into messages of bounded size, most urgent first."""
-        self.is_urgent = False
-        if not self._items:
-            return
-        if len(self._items) == 1:
-            ((_, item),) = self._items.values()
-            self._items.clear()
-            yield wire.News((item,))
-            return
-        ordered = sorted(self._items.values(), key=lambda queued: queued[0])
-        self._items.clear()
-        for items in pack(item for _, item in ordered):
-            yield wire.News(items)
-
-
-def pack(items: Iterable[bytes]) -> Iterator[tuple[bytes, ...]]:
-    """Group items so that each group fits one message."""
-    group: list[bytes] = []
-    size = 0
-    for item in items:
-        if group and (size + len(item) > _ITEMS_BYTES or len(group) == limits.NEWS_ITEMS_MAX):
-            yield tuple(group)
-            group, size = [], 0
-        group.append(item)
-        size += len(item) + 5
-    if group:
-        yield tuple(group)
-
 
 # --- repair ------------------------------------------------------------------
 
@@ -163,15 +84,14 @@ def offers(view: View, want: wire.Want, now: float) -> Iterator[wire.Offer]:
     subjects = {
         int.from_bytes(want.subjects[at : at + _HASH]) for at in range(0, len(want.subjects), _HASH)
     }
-    groups = list(
-        pack(
-            view.item(key, claim, now)
-            for key, claim in view.claims()
-            if snapshot or claim.subject in subjects
-        )
-    )
-    for number, items in enumerate(groups, 1):
-        yield wire.Offer(items, snapshot, number == len(groups))
+    items = [
+        view.item(key, claim, now)
+        for key, claim in view.claims()
+        if snapshot or claim.subject in subjects
+    ]
+    groups = list(pack(items))
+    for number, group in enumerate(groups, 1):
+        yield wire.Offer(group, snapshot, number == len(groups))
 
 
 Item: TypeAlias = (

@@ -24,11 +24,11 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.candidates import Candidates
 from p2pmesh.protocol.core import VERSIONS, Changed, Core
 from p2pmesh.protocol.dials import Attempt, Purpose
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Link, Phase, stays
 from p2pmesh.protocol.members import Change, Tombstone
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import RecordError, SignedRecord, is_plausible
 from p2pmesh.protocol.stamps import (
     founding_stamp,
@@ -311,6 +311,8 @@ class Joining:
         core = self._core
         assert link.peer is not None
         core.links_up[link.peer] = link
+        presets = core.config.preset, signed.record.preset
+        link.silence_after = timing.slower(*presets).silence_after
         self._monitoring.link_up(link)
         if core.life is None:
             self._join_over(link, hello, signed)
@@ -491,19 +493,20 @@ class Joining:
 
     def settle(self, changes: Iterable[Changed]) -> None:
         """Remember where failed members were; forget it when they are back or left."""
-        for changed in changes:
-            if isinstance(changed.key, bytes):
-                self._settle_node(changed.key, changed)
-
-    def _settle_node(self, node: NodeId, changed: Changed) -> None:
-        if changed.change is Change.JOINED and self._is_namesake(node) and self._rival():
-            self._core.timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
-        if changed.change is Change.FAILED and isinstance(changed.before, SignedRecord):
-            if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:
-                self._failed_addresses[node] = changed.before.record.addresses
-            self.arm_heal()
-        else:
-            self._failed_addresses.pop(node, None)
+        for node, change, before in changes:
+            if not isinstance(node, bytes):
+                continue
+            if change is Change.FAILED:
+                if isinstance(before, SignedRecord):
+                    if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:
+                        self._failed_addresses[node] = before.record.addresses
+                    self.arm_heal()
+                continue
+            if self._failed_addresses:
+                self._failed_addresses.pop(node, None)
+            if change is Change.JOINED and self._is_namesake(node) and self._rival():
+                timers = self._core.timers
+                timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
 
     def arm_heal(self) -> None:
         core = self._core

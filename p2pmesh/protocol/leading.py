@@ -7,10 +7,10 @@ import msgspec
 from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Core
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.leader import Leadership, Phase, is_epoch_credible
 from p2pmesh.protocol.members import Tombstone
 from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.types import (
     Demoted,
@@ -39,6 +39,7 @@ class Leading:
         self._since: float | None = None
         self._reason: LeaderReason = "first"
         self._told: tuple[str | None, int | None] = (None, None)
+        self._decided: tuple[object, ...] = ()
         self._persisting: dict[int, int | None] = {}
         self._persists = 0
         self._stall_told: NodeId | None = None
@@ -50,9 +51,15 @@ class Leading:
 
     # --- following the view -----------------------------------------------------------
 
+    def follow(self) -> None:
+        """The view changed.  Most changes have no part in who leads."""
+        if self._deciding() != self._decided:
+            self.settle()
+
     def settle(self) -> None:
-        """The view changed, or time passed: who leads, and is there something to say?"""
+        """Who leads now, and is there something to say?"""
         core = self._core
+        self._decided = self._deciding()
         if core.life != self._life:
             self._life = core.life
             if self._leadership.give_up():
@@ -71,6 +78,11 @@ class Leading:
             core.act(Demoted(reason=reason))
         self._claim()
         self._tell()
+
+    def _deciding(self) -> tuple[object, ...]:
+        """All of the view that decides who leads, and with which claim."""
+        view = self._core.view
+        return self._core.record, view.leader(), view.highest_epoch, view.claimant
 
     def _why(self, leader: SignedRecord | None) -> LeaderReason:
         """What happened to the leader before this one."""

@@ -43,6 +43,7 @@ NEWS_ITEM_MAX: Final = ENTRY_MAX + 128  # a signed entry, with its signature and
 EVIDENCE_MAX: Final = 32
 ACCUSERS_MAX: Final = 8  # named in one verdict
 QUESTIONS_MAX: Final = 64  # open about one member, and answered by one vouch
+HURRIES_MAX: Final = 16  # rounds of urgent news that need not wait for each other
 NEWS_QUEUE_MAX: Final = 16_384  # subjects waiting to be told on a link
 LINK_QUEUE_MAX: Final = 1024 * 1024  # bytes kept for a peer that does not read, bulk aside
 REPAIRS_SERVED_MAX: Final = 8  # repair questions of one link answered in REPAIR_INTERVAL

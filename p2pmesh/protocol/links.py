@@ -2,9 +2,9 @@
 
 A link begins as a TCP connection; it is *up* when the handshake is done and both
 HELLOs have been read.  Until then nothing on it is believed.  Messages wait in
-three queues: urgent ones, news (one item a subject), and bulk, which yields to
-both.  While the transport is backed up all three wait here, bounded: whoever asks
-and does not read loses the link.
+three queues: urgent ones, a backlog of news (one item a subject), and bulk, which
+yields to both.  While the transport is backed up all three wait here, bounded:
+whoever asks and does not read loses the link.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum
+from math import inf
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt
-from p2pmesh.protocol.gossip import NewsQueue
+from p2pmesh.protocol.news import Round, pack
 from p2pmesh.protocol.session import Session
 from p2pmesh.protocol.types import FoundBy, NodeId
 
@@ -41,11 +42,11 @@ class Link:
 
     __slots__ = (
         "_bulk", "_bulk_bytes", "_chunks_sent", "_transfer_bytes", "_transfers", "_urgent",
-        "_urgent_bytes", "address", "attempt", "dial", "difference", "differing_beats",
-        "fed_until", "found_by", "heard_at", "hello", "id", "is_check", "is_outbound",
-        "is_paused", "is_strangers", "news", "opened_at", "peer", "phase", "pinged_at",
-        "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "served",
-        "served_since", "session", "up_at", "was_closed",
+        "_urgent_bytes", "address", "attempt", "backlog", "dial", "difference",
+        "differing_beats", "fed_until", "found_by", "heard_at", "hello", "id", "is_check",
+        "is_open", "is_outbound", "is_paused", "is_ring", "is_strangers", "opened_at", "peer",
+        "phase", "pinged_at", "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt",
+        "said_at", "served", "served_since", "session", "silence_after", "up_at", "was_closed",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class Link:
         self.found_by = found_by
         self.phase = Phase.HANDSHAKE
         self.is_check = False
+        self.is_open = False  # from the handshake to the end: something can be said
         self.was_closed = False  # its peer said CLOSE: the end is no evidence
         self.is_paused = False
         self.is_strangers = False  # its peer came from another mesh
@@ -76,15 +78,15 @@ class Link:
         self.opened_at = self.heard_at = self.said_at = self.up_at = self.rekeyed_at = now
         self.pinged_at: float | None = None
         self.rtt: float | None = None
-        self.ring_mine = False
-        self.ring_theirs = False
+        self.ring_mine = self.ring_theirs = self.is_ring = False
+        self.silence_after = inf  # by the slower preset of both ends, once it is up
         self.fed_until = now  # its peer is told what rings tell, though it is not on them
         self.differing_beats = 0
         self.difference = 0  # between the two views, at the last of them
         self.repaired_at = -1e9
         self.served = 0  # repair questions answered since
         self.served_since = now
-        self.news = NewsQueue()
+        self.backlog = Round()  # news that wait while the transport is backed up
         self._urgent: list[bytes] = []
         self._urgent_bytes = 0
         self._bulk: deque[bytes] = deque()
@@ -94,13 +96,16 @@ class Link:
         self._transfer_bytes = 0
 
     @property
-    def is_ring(self) -> bool:
-        """A link is a ring link while either end's rings say so."""
-        return self.ring_mine or self.ring_theirs
-
-    @property
     def is_up(self) -> bool:
         return self.phase is Phase.UP
+
+    def claim(self, *, mine: bool | None = None, theirs: bool | None = None) -> None:
+        """A link is a ring link while either end's rings say so; None: as before."""
+        if mine is not None:
+            self.ring_mine = mine
+        if theirs is not None:
+            self.ring_theirs = theirs
+        self.is_ring = self.ring_mine or self.ring_theirs
 
     # --- saying -------------------------------------------------------------------
 
@@ -127,13 +132,18 @@ class Link:
         """Does the peer make this node speak and not read what it says?"""
         return self._urgent_bytes > limits.LINK_QUEUE_MAX
 
-    def flush(self, now: float, *, with_news: bool = True) -> bytes:
+    def has_waiting(self) -> bool:
+        """Is anything left of what was said, behind the last ``flush``?"""
+        return self._urgent_bytes > 0 or bool(self._bulk)
+
+    def flush(self, now: float) -> bytes:
         """What to write now: urgent messages, news, then a bounded piece of bulk."""
         if self.is_paused:
             return b""
         messages, self._urgent, self._urgent_bytes = self._urgent, [], 0
-        if with_news and len(self.news):
-            messages.extend(wire.encode(news) for news in self.news.take())
+        if self.backlog.pieces:
+            items = [piece.item for _, piece in self.backlog.take(now)]
+            messages.extend(wire.encode(wire.News(group)) for group in pack(items))
         room = _BULK_A_FLUSH
         while self._bulk and room > 0:
             room -= len(self._bulk[0])

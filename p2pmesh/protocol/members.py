@@ -59,6 +59,8 @@ class Tombstone:
 
     __slots__ = ("accusers", "evidence", "failed_at", "last", "subject", "version", "version_hash")
 
+    is_alive: Final = False
+
     def __init__(
         self,
         node: NodeId,
@@ -111,12 +113,12 @@ class View:
 
     def offer_record(self, offered: SignedRecord, now: float, age: float = 0.0) -> Change:
         """A node's own word: alive or left (``age`` seconds ago)."""
-        node = offered.record.id
+        node = offered.id
         held = self.nodes.get(node)
         if held is offered:
             return Change.NONE
-        was_alive = held is not None and held.version.state is State.ALIVE
-        is_alive = offered.record.state is State.ALIVE
+        was_alive = held is not None and held.is_alive
+        is_alive = offered.is_alive
         if held is not None and offered.version <= held.version:
             is_buried = not was_alive and offered.version < held.version
             return Change.BURIED if is_buried else Change.NONE
@@ -130,7 +132,8 @@ class View:
         if not is_alive:
             self._ended[node] = now - age
         self._put(node, offered, now)
-        self.highest = max(self.highest, offered.version.life)
+        if offered.version.life > self.highest:
+            self.highest = offered.version.life
         if offered.record.epoch is not None:
             self.note_claim(offered.record.epoch, claim_mark(offered.version.life, node))
         if not is_alive:
@@ -199,7 +202,7 @@ class View:
             return
         self._toggle(held)
         self._ended.pop(node, None)
-        self._count(held, -1)
+        self.alive_count -= held.is_alive
         self._changed(held, None)
         for guest in [g for g, claim in self.guests.items() if claim.entry.home == node]:
             self._forget_guest(guest)
@@ -218,16 +221,14 @@ class View:
     def alive(self, node: NodeId) -> SignedRecord | None:
         """The record of a member that is not failed or left."""
         held = self.nodes.get(node)
-        if isinstance(held, SignedRecord) and held.record.state is State.ALIVE:
-            return held
-        return None
+        return held if isinstance(held, SignedRecord) and held.is_alive else None
 
     def is_alive(self, node: NodeId) -> bool:
         return self.alive(node) is not None
 
     def all_alive(self) -> Iterator[SignedRecord]:
         for held in self.nodes.values():
-            if isinstance(held, SignedRecord) and held.record.state is State.ALIVE:
+            if isinstance(held, SignedRecord) and held.is_alive:
                 yield held
 
     def tombstones(self) -> Iterator[tuple[NodeId, Tombstone]]:
@@ -244,7 +245,7 @@ class View:
     def leader(self) -> SignedRecord | None:
         """The least seniority over alive and suspect candidates."""
         if not self._leader_known:
-            candidates = (held for held in self.all_alive() if is_candidate(held))
+            candidates = (held for held in self.all_alive() if held.is_candidate)
             self._leader = min(candidates, key=lambda held: held.seniority, default=None)
             self._leader_known = True
         return self._leader
@@ -278,9 +279,9 @@ class View:
         held = self.nodes.get(node)
         if held is not None:
             self._toggle(held)
-            self._count(held, -1)
+            self.alive_count -= held.is_alive
         self._toggle(made)
-        self._count(made, 1)
+        self.alive_count += made.is_alive
         self.nodes[node] = made
         self._changed(held, made)
         if made.version.state is not State.LEFT:
@@ -345,10 +346,6 @@ class View:
         self.buckets[bucket_of(claim.subject)] ^= claim.version_hash
         self._hash = None
 
-    def _count(self, claim: SignedRecord | Tombstone, step: int) -> None:
-        if claim.version.state is State.ALIVE:
-            self.alive_count += step
-
     def _changed(self, old: Claim | None, new: Claim | None) -> None:
         """Keep the remembered leader right without scanning at every join."""
         if old is not None and old is self._leader:
@@ -356,16 +353,10 @@ class View:
         elif (
             self._leader_known
             and isinstance(new, SignedRecord)
-            and is_candidate(new)
+            and new.is_candidate
             and (self._leader is None or new.seniority < self._leader.seniority)
         ):
             self._leader = new
-
-
-def is_candidate(held: SignedRecord) -> bool:
-    """May this member lead?  Candidates are nodes with an agent that did not opt out."""
-    record = held.record
-    return record.state is State.ALIVE and record.candidate and record.agent is not None
 
 
 def verdict_version(verdict: wire.Verdict) -> Version:

@@ -12,10 +12,10 @@ import msgspec
 
 from p2pmesh.protocol import gossip, limits, timing, wire
 from p2pmesh.protocol.core import Changed, Core
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.leader import is_epoch_credible
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change
+from p2pmesh.protocol.news import Urgency, pack
 from p2pmesh.protocol.records import RecordError, SignedRecord
 from p2pmesh.protocol.stamps import is_clock_set
 from p2pmesh.protocol.types import GuestEntry, NodeId, State
@@ -49,11 +49,11 @@ class Membership:
         record = signed.record
         if record.life is None:
             return
-        if record.id == core.me:
+        if signed.id == core.me:
             if signed is not core.record:
                 self.own_seen.append(signed)
             return
-        if core.life is not None and is_clock_set(core.life) and not is_clock_set(record.life):
+        if not is_clock_set(record.life) and core.life is not None and is_clock_set(core.life):
             core.count("stamped_before_2024")
             if source is not None and source.peer == record.id:
                 core.tell(source, wire.Restamp(core.view.highest, core.at.wall))
@@ -63,7 +63,7 @@ class Membership:
         ):
             core.count("epoch_jump")
             return
-        before = core.view.nodes.get(record.id)
+        before = core.view.nodes.get(signed.id)
         change = core.view.offer_record(signed, core.at.now, age)
         if change is Change.NONE:
             return
@@ -71,12 +71,12 @@ class Membership:
             core.count("members_full")
         elif change is Change.BURIED:
             if source is not None and before is not None:
-                core.tell(source, wire.News((core.view.item(record.id, before, core.at.now),)))
+                core.tell(source, wire.News((core.view.item(signed.id, before, core.at.now),)))
         else:
-            core.changes.append(Changed(record.id, change, before))
+            core.changes.append(Changed(signed.id, change, before))
             if flood:
-                told = core.view.item(record.id, signed, core.at.now)
-                core.flood(record.id, told, _urgency(signed, before), source=source)
+                told = core.view.item(signed.id, signed, core.at.now)
+                core.flood(signed.id, told, _urgency(signed, before), source=source)
 
     def entry_item(self, item: wire.EntryItem, source: Link | None, *, flood: bool) -> None:
         core = self._core
@@ -176,7 +176,7 @@ class Membership:
     def digest(self, link: Link, theirs: wire.Digest) -> None:
         core = self._core
         items, want = gossip.compare(core.view, theirs, core.at.now)
-        for group in gossip.pack(items):
+        for group in pack(items):
             core.tell(link, wire.Offer(group))
         if want is not None:
             core.tell(link, want)

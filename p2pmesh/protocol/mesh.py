@@ -36,11 +36,12 @@ from p2pmesh.protocol.leading import Leading
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.links import Link, Phase
 from p2pmesh.protocol.lookup import Lookup
+from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.records import RecordBook
-from p2pmesh.protocol.reporting import events_of, who
+from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.selfword import SelfWord
 from p2pmesh.protocol.types import (
     Action,
@@ -105,6 +106,9 @@ class Mesh:
         self._office = PostOffice(self._lookup, self._ledger, entropy=entropy, agent=agent)
         self._office_used = False
         self._office_due: float | None = None
+        self._unseen: list[Changed] = []  # what the message plane has not looked at
+        self._is_look_due = False  # something of it does not wait
+        self._looked_at = -timing.NEWS_INTERVAL
         self._ticked_at = at.now
         self._leaving_until: float | None = None
         self._is_stopped = False
@@ -145,8 +149,11 @@ class Mesh:
         if found is None:
             return
         for occurrence in core.connections.receive(found, data, at.now):
-            self._occurred(occurrence)
-        if found.phase is Phase.UP and self._monitoring.is_in_question(found.peer):
+            if isinstance(occurrence, Received):  # nearly all of them
+                self._received(found, occurrence.message)
+            else:
+                self._occurred(occurrence)
+        if self._monitoring.is_asking and found.phase is Phase.UP:
             self._monitoring.heard(found)
         self._settle()
 
@@ -587,7 +594,8 @@ class Mesh:
             case wire.Heartbeat(view=view):
                 self._monitoring.heartbeat(link, message)
                 self._membership.beat(link, view)
-                self._awake()
+                if self._leading.is_suspended:
+                    self._wake()  # a live peer was heard after a sleep
                 self._leading.heard(message.epoch, message.claimant)
             case wire.News(items):
                 self._items(link, items, flood=True)
@@ -623,7 +631,7 @@ class Mesh:
                 if core.view.nodes.get(known.id) is not known:
                     self._membership.record(known, link, flood=flood)
                 else:
-                    link.news.known(known.id, encoded)
+                    core.news.known(known.id, encoded, link.id)
                 continue
             match decode_item(encoded):
                 case wire.RecordItem() as item:
@@ -708,7 +716,9 @@ class Mesh:
                 if found is not None:
                     self._core.touch(found)
             case "news", _:
-                self._core.news_due()
+                pass  # what is due is told with every input
+            case "look", _:
+                self._look()
             case "hearsay", _:
                 self._wake()
             case "word", _:
@@ -755,11 +765,6 @@ class Mesh:
             self._core.timers.set("hearsay", None, at.now + timing.HEARSAY_LATEST)
             self._monitoring.slept()
 
-    def _awake(self) -> None:
-        """A live peer was heard after a sleep."""
-        if self._leading.is_suspended:
-            self._wake()
-
     def _wake(self) -> None:
         core = self._core
         if self._leading.is_suspended:
@@ -778,6 +783,7 @@ class Mesh:
             return
         self._joining.leave()
         self._settle()
+        core.spread()
         for link in tuple(core.connections.links.values()):
             core.connections.close(link, "leaving")
         core.links_up.clear()
@@ -797,11 +803,11 @@ class Mesh:
             self._monitoring.settle(changes)
             self._joining.settle(changes)
             self._report(changes)
-            self._leading.settle()
-            nodes = {change.key for change in changes if isinstance(change.key, bytes)}
-            instances = {change.key for change in changes if isinstance(change.key, str)}
-            instances.update(self._lookup.agents_of(nodes))
-            self._post.membership_changed(core.at, nodes, instances)
+            self._leading.follow()
+            self._unseen += changes
+            self._is_look_due |= not all(map(_may_wait, changes))
+        if self._unseen:
+            self._look_in_time()
         if self._office_used:
             self._carry_out()
 
@@ -812,7 +818,8 @@ class Mesh:
             return
         if self._is_introduced:
             for change in changes:
-                for event in events_of(change, core.view, core.me):
+                event = event_of(change, core.view, core.me)
+                if event is not None:
                     core.act(event)
             return
         self._is_introduced = True
@@ -822,9 +829,31 @@ class Mesh:
 
     @property
     def _post(self) -> PostOffice:
-        """The message plane: who reaches for it may have given it something to say."""
+        """The message plane: who reaches for it may have given it something to say.  It
+        has seen what changed before."""
+        if self._unseen:
+            self._look()
         self._office_used = True
         return self._office
+
+    def _look_in_time(self) -> None:
+        """The message plane looks at once at who ended and at guests, and at new members
+        together when many come."""
+        due_at = self._looked_at + timing.NEWS_INTERVAL
+        if self._is_look_due or self._core.at.now >= due_at:
+            self._look()
+        else:
+            self._core.timers.set_earlier("look", None, due_at)
+
+    def _look(self) -> None:
+        unseen, self._unseen = self._unseen, []
+        self._is_look_due = False
+        self._looked_at = self._core.at.now
+        nodes = {change.key for change in unseen if isinstance(change.key, bytes)}
+        instances = {change.key for change in unseen if isinstance(change.key, str)}
+        instances.update(self._lookup.agents_of(nodes))
+        self._office_used = True
+        self._office.membership_changed(self._core.at, nodes, instances)
 
     def _carry_out(self) -> None:
         """What the message plane wants done."""
@@ -846,3 +875,8 @@ class Mesh:
                     core.act(effect)
         if core.changes:
             self._settle()
+
+
+def _may_wait(changed: Changed) -> bool:
+    """A member that is new, or says something new."""
+    return isinstance(changed.key, bytes) and changed.change in (Change.JOINED, Change.UPDATED)

@@ -13,15 +13,16 @@ stand unanswered.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final
 
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.detector import Accuse, Detector, FlagStalled, Probe, Stage, Step, Wait
 from p2pmesh.protocol.dials import Attempt, Purpose
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, Claim, verdict_version
+from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
@@ -70,6 +71,17 @@ class Monitoring:
 
     # --- rings ----------------------------------------------------------------------
 
+    def _on_rings(self, node: NodeId) -> None:
+        """It is alive, and nobody asks whether it is gone."""
+        self._core.rings.add(node)
+        if self._unlinkable or self._core.rings.concerns(node):
+            self.rings_changed()
+
+    def _off_rings(self, node: NodeId) -> None:
+        self._core.rings.remove(node)
+        if self._unlinkable or self._core.rings.concerns(node):
+            self.rings_changed()
+
     def rings_changed(self) -> None:
         self._core.timers.set_earlier(
             "rings", None, max(self._core.at.now, self._rings_at + timing.RING_SETTLE)
@@ -106,7 +118,7 @@ class Monitoring:
     def claim_link(self, link: Link) -> None:
         """Say whether my rings want this link, and watch it if either end's do."""
         assert link.peer is not None
-        link.ring_mine = link.peer in self.targets
+        link.claim(mine=link.peer in self.targets)
         self._beat(link)
         self._watch(link)
 
@@ -129,7 +141,7 @@ class Monitoring:
     def heartbeat(self, link: Link, beat: wire.Heartbeat) -> None:
         theirs = bool(beat.flags & wire.HEARTBEAT_RING)
         if theirs != link.ring_theirs:
-            link.ring_theirs = theirs
+            link.claim(theirs=theirs)
             self._watch(link)
 
     def connect(self, peer: NodeId, *, at_once: bool = False) -> None:
@@ -221,20 +233,19 @@ class Monitoring:
         core = self._core
         now = core.at.now
         has_lagged = self._has_lagged()
-        earliest = None
+        earliest = inf
         for peer, link in tuple(core.links_up.items()):
             if not link.is_ring:
                 continue
             if has_lagged:
                 link.heard_at = now
-            limit = core.timing_with(peer).silence_after
-            due = link.heard_at + limit
+            due = link.heard_at + link.silence_after
             if now >= due - 0.001:
                 self._investigate(peer, heard_at=link.heard_at)
-                due = now + limit
-            if earliest is None or due < earliest:
+                due = now + link.silence_after
+            if due < earliest:
                 earliest = due
-        if earliest is not None:
+        if earliest != inf:
             core.timers.set("silence", None, earliest)
 
     def lagged(self) -> None:
@@ -254,17 +265,18 @@ class Monitoring:
         self._unlinkable.clear()
         self.rings_changed()
 
-    def is_in_question(self, peer: NodeId | None) -> bool:
-        return peer in self.detector.cases or peer in self.suspicions.open
+    @property
+    def is_asking(self) -> bool:
+        """Is anybody under investigation or in question?"""
+        return bool(self.detector.cases or self.suspicions.open)
 
     def pong(self, link: Link) -> None:
         if link.pinged_at is not None:
             link.rtt = self._core.at.now - link.pinged_at
-        if self.is_in_question(link.peer):
-            self.heard(link, pong=True)
+        self.heard(link, pong=True)
 
     def heard(self, link: Link, *, pong: bool = False) -> None:
-        """Bytes of a peer that is under investigation or in question."""
+        """Bytes of a peer: the answer, if it is under investigation or in question."""
         peer = link.peer
         assert peer is not None
         case = self.detector.cases.get(peer)
@@ -488,8 +500,6 @@ class Monitoring:
             return
         item = item or wire.encode(question)
         core.flood(("q", question.subject, question.accuser), item, Urgency.QUESTION, source=source)
-        if source is None:
-            self._also_to_subject(question.subject, item)
         if heard is Heard.FIRST:
             self._suspect(held, question)
         if heard is Heard.CONVICTED:
@@ -506,17 +516,9 @@ class Monitoring:
             else:
                 self._answer_for(question.subject, link, pong=False)
 
-    def _also_to_subject(self, subject: NodeId, item: bytes) -> None:
-        """The subject can refute only what it hears."""
-        link = self._core.links_up.get(subject)
-        if link is not None:
-            link.news.put(("q", subject), item, Urgency.QUESTION)
-            self._core.touch(link)
-
     def _suspect(self, held: SignedRecord, question: wire.Question) -> None:
         core = self._core
-        if core.rings.remove(held.id):
-            self.rings_changed()
+        self._off_rings(held.id)
         core.act(
             MemberSuspected(
                 **who(held.record),
@@ -574,8 +576,7 @@ class Monitoring:
 
     def _cleared(self, held: SignedRecord) -> None:
         core = self._core
-        if core.rings.add(held.id):
-            self.rings_changed()
+        self._on_rings(held.id)
         if held.id not in self.stalled_since:
             core.act(MemberRecovered(**who(held.record)))
 
@@ -730,7 +731,6 @@ class Monitoring:
     def settle(self, changes: Iterable[Changed]) -> None:
         """The view changed."""
         core = self._core
-        here: list[NodeId] = []
         for changed in changes:
             node = changed.key
             if isinstance(node, bytes):
@@ -739,10 +739,8 @@ class Monitoring:
                     self._gone(node, changed.change)
                 else:
                     self._settle_live(held, changed.before)
-                    if node not in self.suspicions.open:
-                        here.append(node)
-        if here and core.rings.add_all(here):
-            self.rings_changed()
+                    if changed.change is Change.JOINED and node not in self.suspicions.open:
+                        self._on_rings(node)
 
     def _settle_live(self, held: SignedRecord, before: Claim | None) -> None:
         core, node = self._core, held.record.id
@@ -769,8 +767,7 @@ class Monitoring:
         self._forget_stall(node)
         self.met.pop(node, None)
         self._unlinkable.pop(node, None)
-        if core.rings.remove(node):
-            self.rings_changed()
+        self._off_rings(node)
         link = core.links_up.get(node)
         if link is not None and change is Change.FAILED and not core.hears(node):
             core.connections.close(link, "failed")
@@ -795,8 +792,7 @@ class Monitoring:
         """Watch a ring link for silence; learn soon whether its peer can be dialled."""
         core, peer = self._core, link.peer
         if link.is_ring and peer is not None:
-            limit = core.timing_with(peer).silence_after
-            core.timers.set_earlier("silence", None, link.heard_at + limit)
+            core.timers.set_earlier("silence", None, link.heard_at + link.silence_after)
             if self.met_address(peer) is None:
                 pause = core.rng.uniform(timing.CHECK_DIAL_MIN, timing.CHECK_DIAL_MAX)
                 core.timers.set_earlier("check", peer, core.at.now + pause)

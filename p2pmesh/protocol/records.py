@@ -80,28 +80,29 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SignedRecord:
-    """A verified record with the bytes that carry it.  Shared, never changed."""
+    """A verified record with the bytes that carry it, and what is asked of it most.
+    Shared, never changed."""
 
-    __slots__ = ("item", "record", "signed", "subject", "version", "version_hash")
+    __slots__ = (
+        "id", "is_alive", "is_candidate", "item", "record", "seniority", "signed", "subject",
+        "version", "version_hash",
+    )  # fmt: skip
 
     def __init__(self, record: Record, signed: bytes) -> None:
         life = record.life or Life(0, 0, 0)
         revision = 0 if record.state is State.LEFT else record.revision
         self.record = record
         self.signed = signed
+        self.id: NodeId = record.id
+        self.is_alive = record.state is State.ALIVE
+        #: May it lead?  Candidates are nodes with an agent that did not opt out.
+        self.is_candidate = self.is_alive and record.candidate and record.agent is not None
+        #: Total order of ages: the least is the oldest.
+        self.seniority: tuple[Life, NodeId] = (life, record.id)
         self.version = Version(life, record.incarnation, record.state, revision)
         self.subject = subject_hash(record.id)
         self.version_hash = version_hash(record.id, self.version)
         self.item = _ENCODER.encode(wire.RecordItem(signed))
-
-    @property
-    def id(self) -> NodeId:
-        return self.record.id
-
-    @property
-    def seniority(self) -> tuple[Life, NodeId]:
-        """Total order of ages: the least is the oldest."""
-        return self.version.life, self.record.id
 
 
 class SignedEntry:
@@ -158,6 +159,9 @@ class RecordBook:
         self._records: _Memo[SignedRecord] = _Memo(_RECORDS_KEPT)
         self._by_item: _Memo[SignedRecord] = _Memo(_RECORDS_KEPT)
         self._entries: _Memo[SignedEntry] = _Memo(_ENTRIES_KEPT)
+        #: A record that is known already, by the news item that carries it: most of what
+        #: a flood brings is known.
+        self.by_item = self._by_item.get
 
     def record(self, signed: bytes) -> SignedRecord:
         """The record in these bytes.  Raises RecordError."""
@@ -168,11 +172,6 @@ class RecordBook:
             _verify(signed, record.id)
             known = SignedRecord(record, signed)
         return self.remember(known)
-
-    def by_item(self, item: bytes) -> SignedRecord | None:
-        """A record that is known already, by the news item that carries it: most of
-        what a flood brings is known."""
-        return self._by_item.get(item)
 
     def entry(self, signed: bytes) -> SignedEntry:
         """The guest entry in these bytes.  Raises RecordError."""

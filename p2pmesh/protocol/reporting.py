@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from p2pmesh.protocol.core import Changed
@@ -34,37 +33,37 @@ def who(record: Record) -> dict[str, Any]:
     }
 
 
-def events_of(changed: Changed, view: View, me: NodeId) -> Iterator[Event]:
-    """The events of one change; my own joining is ``joined``, told elsewhere."""
+def event_of(changed: Changed, view: View, me: NodeId) -> Event | None:
+    """The event of one change, if it is one to others; my own joining is ``joined``,
+    told elsewhere."""
     if isinstance(changed.key, str):
         held = view.guests.get(changed.key)
         before = changed.before.entry if isinstance(changed.before, SignedEntry) else None
-        if held is not None:
-            yield from _guest_events(held.entry, before)
-    elif changed.key != me:
-        yield from _node_events(changed, view.nodes.get(changed.key))
+        return None if held is None else _guest_event(held.entry, before)
+    return None if changed.key == me else _node_event(changed, view.nodes.get(changed.key))
 
 
-def _node_events(changed: Changed, claim: Claim | None) -> Iterator[Event]:
+def _node_event(changed: Changed, claim: Claim | None) -> Event | None:
     before = changed.before
     match changed.change, claim:
         case Change.JOINED, SignedRecord(record=record):
-            yield MemberJoined(**who(record))
+            return MemberJoined(**who(record))
         case Change.UPDATED, SignedRecord(record=record):
             if isinstance(before, SignedRecord) and _is_visible(before.record, record):
-                yield MemberUpdated(**who(record))
+                return MemberUpdated(**who(record))
         case Change.LEFT, SignedRecord(record=record):
-            if isinstance(before, SignedRecord) and before.record.state is State.ALIVE:
-                yield MemberLeft(**who(record))
+            if isinstance(before, SignedRecord) and before.is_alive:
+                return MemberLeft(**who(record))
         case Change.FAILED, Tombstone(evidence=evidence, accusers=accusers):
             if isinstance(before, SignedRecord):
-                yield MemberFailed(
+                return MemberFailed(
                     **who(before.record),
                     evidence=evidence_of(evidence),
                     accusers=tuple(accuser.hex() for accuser in accusers),
                 )
         case _:
             pass
+    return None
 
 
 def _is_visible(before: Record, after: Record) -> bool:
@@ -80,7 +79,7 @@ def evidence_of(text: str) -> Evidence:
     return Evidence(text) if text in tuple(Evidence) else Evidence.UNREACHABLE
 
 
-def _guest_events(entry: GuestEntry, before: GuestEntry | None) -> Iterator[Event]:
+def _guest_event(entry: GuestEntry, before: GuestEntry | None) -> Event | None:
     fields: dict[str, Any] = {
         "instance_id": entry.instance_id,
         "node_id": entry.home.hex(),
@@ -90,14 +89,14 @@ def _guest_events(entry: GuestEntry, before: GuestEntry | None) -> Iterator[Even
     was = before.state if before is not None else None
     if entry.state is State.ALIVE:
         if was is not State.ALIVE:
-            yield MemberJoined(**fields)
-        elif before is not None and _visible(before) != _visible(entry):
-            yield MemberUpdated(**fields)
+            return MemberJoined(**fields)
+        if before is not None and _visible(before) != _visible(entry):
+            return MemberUpdated(**fields)
     elif was is State.ALIVE:
         if entry.state is State.LEFT:
-            yield MemberLeft(**fields)
-        else:
-            yield MemberFailed(**fields, evidence=Evidence.UNREACHABLE, accusers=())
+            return MemberLeft(**fields)
+        return MemberFailed(**fields, evidence=Evidence.UNREACHABLE, accusers=())
+    return None
 
 
 def _visible(entry: GuestEntry) -> tuple[object, ...]:

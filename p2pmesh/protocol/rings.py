@@ -33,49 +33,49 @@ class Position(NamedTuple):
 POSITIONS: Final = tuple(Position(ring, step) for ring in range(RINGS) for step in (1, -1))
 
 
-#: From so many newcomers together on, one sort costs less than as many insertions.
+#: From so many changes together on, one sort costs less than as many insertions.
 _SORT_FROM: Final = 32
 
 
 class Rings:
-    """The rings of one node's view."""
+    """The rings of one node's view, as seen from its own place.
 
-    def __init__(self) -> None:
+    Who comes and goes is noted, and sorted in when somebody asks: most of it is far
+    from here (``concerns``), and nobody asks.
+    """
+
+    def __init__(self, me: NodeId) -> None:
+        self._mine = _places(me)
         self._rings: tuple[list[_Place], ...] = tuple([] for _ in range(RINGS))  # sorted
+        self._noted: dict[NodeId, bool] = {}  # since then: is it on the rings?
+        #: On each ring, the places before and after mine; None: nobody is there.
+        self._next: list[tuple[_Place, _Place] | None] = [None] * RINGS
 
     def __contains__(self, node: NodeId) -> bool:
-        return self._has(_places(node)[0])
+        return self._has(node) if (noted := self._noted.get(node)) is None else noted
 
     def __len__(self) -> int:
+        self._sort_in()
         return len(self._rings[0])
 
-    def add(self, node: NodeId) -> bool:
-        """False: it was there."""
-        places = _places(node)
-        if self._has(places[0]):
-            return False
-        for ring, place in zip(self._rings, places, strict=True):
-            insort(ring, place)
-        return True
+    def add(self, node: NodeId) -> None:
+        self._noted[node] = True
 
-    def add_all(self, nodes: Collection[NodeId]) -> bool:
-        """False: they were all there."""
-        if len(nodes) < _SORT_FROM:
-            return sum(map(self.add, nodes)) > 0
-        new = [places for places in map(_places, set(nodes)) if not self._has(places[0])]
-        for number, ring in enumerate(self._rings):
-            ring.extend(places[number] for places in new)
-            ring.sort()
-        return bool(new)
+    def remove(self, node: NodeId) -> None:
+        self._noted[node] = False
 
-    def remove(self, node: NodeId) -> bool:
-        """False: it was not there."""
-        places = _places(node)
-        if not self._has(places[0]):
-            return False
-        for ring, place in zip(self._rings, places, strict=True):
-            del ring[bisect_left(ring, place)]
-        return True
+    def concerns(self, node: NodeId) -> bool:
+        """May its coming or going change who is next to me?"""
+        for place, between in zip(_places(node), self._next, strict=True):
+            if between is None:
+                return True
+            before, after = between
+            if before < after:
+                if before <= place <= after:
+                    return True
+            elif place >= before or place <= after:  # the circle closes between the two
+                return True
+        return False
 
     def neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
         """The ring neighbours of any node, each once, in ring order.
@@ -91,6 +91,7 @@ class Rings:
 
     def at(self, node: NodeId, position: Position, skip: Collection[NodeId] = ()) -> NodeId | None:
         """The nearest member in that direction that is not skipped."""
+        self._sort_in()
         ring = self._rings[position.ring]
         place = _places(node)[position.ring]
         index = bisect_left(ring, place)
@@ -105,11 +106,43 @@ class Rings:
                 return other
         return None
 
-    def _has(self, place: _Place) -> bool:
-        """``place``: on the first ring."""
-        ring = self._rings[0]
+    def _has(self, node: NodeId) -> bool:
+        """Was it sorted in?"""
+        place, ring = _places(node)[0], self._rings[0]
         index = bisect_left(ring, place)
         return index < len(ring) and ring[index] == place
+
+    def _sort_in(self) -> None:
+        noted = self._noted
+        if not noted:
+            return
+        come = [_places(node) for node, is_here in noted.items() if is_here > self._has(node)]
+        gone = {node for node, is_here in noted.items() if is_here < self._has(node)}
+        for number, ring in enumerate(self._rings):
+            if len(gone) >= _SORT_FROM:
+                ring[:] = [place for place in ring if place[1] not in gone]
+            else:
+                for node in gone:
+                    del ring[bisect_left(ring, _places(node)[number])]
+            if len(come) >= _SORT_FROM:
+                ring.extend(places[number] for places in come)
+                ring.sort()
+            else:
+                for places in come:
+                    insort(ring, places[number])
+            self._next[number] = _around(ring, self._mine[number])
+        noted.clear()
+
+
+def _around(ring: list[_Place], mine: _Place) -> tuple[_Place, _Place] | None:
+    """The places before and after mine, which need not be on the ring."""
+    before = bisect_left(ring, mine) - 1
+    after = before + 1
+    if after < len(ring) and ring[after] == mine:
+        after += 1
+    if after - before > len(ring):  # nobody but me
+        return None
+    return ring[before], ring[after % len(ring)]
 
 
 @lru_cache(maxsize=16_384)

@@ -18,7 +18,9 @@ class Clock:
 
     def at(self, time: float, call: Callable[..., None], *args: Any) -> None:
         self._order += 1
-        heappush(self._queue, (max(time, self.now), self._order, call, args))
+        if time < self.now:
+            time = self.now
+        heappush(self._queue, (time, self._order, call, args))
 
     def after(self, delay: float, call: Callable[..., None], *args: Any) -> None:
         self.at(self.now + delay, call, *args)

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from hashlib import blake2b
+from struct import Struct
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from p2pmesh.protocol.records import RecordBook
@@ -27,6 +28,7 @@ M = TypeVar("M", bound=Callable[..., Any])
 Which: TypeAlias = SimNode | int
 
 _REAL_CIPHER_UP_TO: Final = 200
+_ARRIVAL: Final = Struct("<IQdI").pack  # node, link, time, length: what the trace is made of
 _POLL: Final = 0.01  # how often a condition is looked at
 #: mDNS: an advertisement is seen after this long, give or take the second figure.
 _ADVERTISED: Final = 0.02
@@ -352,7 +354,7 @@ class SimNetwork:
 
     def trace(self, node: int, link: int, data: bytes) -> None:
         """A node takes bytes."""
-        self._trace.update(b"%d %d %.9f " % (node, link, self.clock.now) + data)
+        self._trace.update(_ARRIVAL(node, link, self.clock.now, len(data)) + data)
 
     def stopped_itself(self, node: SimNode) -> None:
         """Its core said Stop: the process says goodbye to mDNS and ends in order."""

@@ -284,7 +284,7 @@ class World:
     def rings_of(self, nodes: frozenset[NodeId]) -> Rings:
         made = self._rings.get(nodes)
         if made is None:
-            made = self._rings[nodes] = Rings()
+            made = self._rings[nodes] = Rings(min(nodes))
             for node in nodes:
                 made.add(node)
         return made

@@ -11,7 +11,7 @@ from p2pmesh.protocol.rings import Rings
 def rings_of(count: int, seed: int) -> tuple[Rings, list[bytes]]:
     rng = random.Random(seed)
     nodes = [rng.randbytes(32) for _ in range(count)]
-    rings = Rings()
+    rings = Rings(nodes[0])
     for node in nodes:
         rings.add(node)
     return rings, nodes

@@ -6,8 +6,8 @@ import pytest
 
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.detector import Stage
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.links import Phase
+from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.types import Candidate, FoundBy, Life, PeerRejected
 from tests.protocol.strangers import BORN, Stranger
 from tests.protocol.test_door import Door
@@ -126,16 +126,14 @@ def test_who_else_answers_at_a_members_address_is_as_good_as_a_refusal(who: str)
 
 
 def test_what_does_not_wait_takes_the_news_that_wait_along() -> None:
-    """A link whose plain changes are held back for 100 ms says questions at once."""
+    """Plain changes are held back for 100 ms, questions are said at once."""
     door = Door()
     link = door.introduced(1)
     door.pass_time(0.5)
     core = door.mesh._core
-    (held,) = core.links_up.values()
     stranger = door.links[link]
     for number, urgency in enumerate((Urgency.CHANGE, Urgency.CHANGE, Urgency.QUESTION)):
-        held.news.put(number, bytes([number]), urgency)
-        core.touch(held)
+        core.flood(number, bytes([number]), urgency)
         door.perform()
     said = [message.items for message in stranger.heard if isinstance(message, wire.News)]
     assert said[-2:] == [(b"\x00",), (b"\x02", b"\x01")]

@@ -1,4 +1,4 @@
-"""News and repair: what a link's queue says first, and how two views become one."""
+"""Repair: how two views become one; and items, however odd."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.protocol import gossip, limits, wire
-from p2pmesh.protocol.gossip import NewsQueue, Urgency, decode_item, pack
+from p2pmesh.protocol.gossip import decode_item
 from p2pmesh.protocol.members import View
+from p2pmesh.protocol.news import pack
 from p2pmesh.protocol.records import RecordBook, SignedEntry, SignedRecord
 from p2pmesh.protocol.types import Life, State
 from tests.protocol.claims import (
@@ -25,95 +26,7 @@ from tests.protocol.claims import (
     vouch,
 )
 
-CHANGE, ENDING, QUESTION = Urgency.CHANGE, Urgency.ENDING, Urgency.QUESTION
 BOOK = RecordBook()
-
-
-# --- what a link is to be told --------------------------------------------------
-
-
-def said(queue: NewsQueue) -> list[bytes]:
-    return [item for news in queue.take() for item in news.items]
-
-
-def test_a_newer_item_replaces_the_older_about_the_same_subject() -> None:
-    queue = NewsQueue()
-    for item in (b"old", b"new"):
-        assert queue.put("x", item, CHANGE)
-    queue.put("y", b"other", CHANGE)
-    assert len(queue) == 2
-    assert said(queue) == [b"new", b"other"]
-    assert len(queue) == 0
-    assert said(queue) == []
-
-
-def test_questions_go_before_endings_and_those_before_changes() -> None:
-    queue = NewsQueue()
-    for number, urgency in enumerate((CHANGE, ENDING, QUESTION, CHANGE, ENDING, QUESTION)):
-        queue.put(number, bytes([number]), urgency)
-    assert said(queue) == [bytes([n]) for n in (2, 5, 1, 4, 0, 3)]
-
-
-def test_all_that_is_due_together_is_one_message() -> None:
-    queue = NewsQueue()
-    for number in range(100):
-        queue.put(number, bytes(100), QUESTION if number % 2 else CHANGE)
-    assert len(list(queue.take())) == 1
-
-
-@pytest.mark.parametrize("urgency", [ENDING, QUESTION])
-def test_what_does_not_wait_makes_the_queue_urgent_until_it_is_said(urgency: Urgency) -> None:
-    queue = NewsQueue()
-    queue.put("x", b"", CHANGE)
-    assert not queue.is_urgent
-    queue.put("y", b"", urgency)
-    queue.put("z", b"", CHANGE)
-    assert queue.is_urgent
-    said(queue)
-    assert not queue.is_urgent
-    queue.put("y", b"", urgency)
-    queue.put("y", b"", CHANGE)
-    assert queue.is_urgent
-
-
-def test_an_item_that_replaces_an_urgent_one_is_as_urgent() -> None:
-    """A refutation, and then a change of the same record, which refutes as well."""
-    queue = NewsQueue()
-    queue.put("x", b"x", CHANGE)
-    queue.put("me", b"refuted", QUESTION)
-    queue.put("me", b"refuted and changed", CHANGE)
-    assert said(queue) == [b"refuted and changed", b"x"]
-
-
-def test_a_full_queue_takes_only_newer_items_of_its_subjects(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "NEWS_QUEUE_MAX", 2)
-    queue = NewsQueue()
-    assert queue.put(1, b"1", CHANGE)
-    assert queue.put(2, b"2", CHANGE)
-    assert not queue.put(3, b"3", QUESTION)
-    assert queue.put(2, b"newer", CHANGE)
-    assert said(queue) == [b"1", b"newer"]
-
-
-@given(st.lists(st.integers(0, limits.NEWS_ITEM_MAX), max_size=60))
-@example([150] * 400)
-@example([300] * 200)
-def test_groups_hold_all_items_in_order_and_fit_one_message(sizes: list[int]) -> None:
-    items = [bytes(size) for size in sizes]
-    groups = list(pack(items))
-    assert [item for group in groups for item in group] == items
-    for group in groups:
-        assert 0 < len(group) <= limits.NEWS_ITEMS_MAX
-        assert len(wire.encode(wire.News(group))) <= limits.CHUNK_MAX
-        assert len(wire.encode(wire.Offer(group))) <= limits.CHUNK_MAX
-
-
-def test_a_group_is_no_smaller_than_it_must_be() -> None:
-    assert [len(group) for group in pack([b"x"] * 600)] == [256, 256, 88]
-    assert [len(group) for group in pack([bytes(1000)] * 64)] == [32, 32]
-    assert list(pack([])) == []
 
 
 # --- repair ---------------------------------------------------------------------

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt, Purpose
-from p2pmesh.protocol.gossip import Urgency
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.links import Link, TransferError, stays
+from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.noise import StaticKey
 from p2pmesh.protocol.session import Session
 from p2pmesh.protocol.types import Envelope, FoundBy, NodeId
@@ -96,7 +96,7 @@ def test_urgent_messages_go_before_news_and_those_before_bulk() -> None:
     ends = pair()
     link = ends.dialler
     link.say(post(10))
-    link.news.put("x", b"item", Urgency.CHANGE)
+    link.backlog.put("x", b"item", Urgency.CHANGE, None)
     link.say(wire.Ping(1))
     link.say(wire.Ping(2))
     kinds = [type(message) for message in ends.carry(link.flush(1.0))]
@@ -120,15 +120,6 @@ def test_what_carries_payloads_or_views_yields_to_the_rest(message: wire.Message
     ends.dialler.say(wire.Ping(1))
     assert ends.carry(ends.dialler.flush(0.0)) == [wire.Ping(1), message]
     assert not ends.dialler.has_more()
-
-
-def test_news_can_be_held_back() -> None:
-    ends = pair()
-    link = ends.dialler
-    link.news.put("x", b"item", Urgency.CHANGE)
-    link.say(wire.Ping(1))
-    assert ends.carry(link.flush(0.0, with_news=False)) == [wire.Ping(1)]
-    assert ends.carry(link.flush(0.0)) == [wire.News((b"item",))]
 
 
 def test_a_large_message_travels_in_chunks_and_small_ones_pass_it() -> None:
@@ -187,11 +178,13 @@ def test_nothing_is_written_while_the_transport_is_backed_up() -> None:
     link.is_paused = True
     link.say(wire.Ping(1))
     link.say(post(1))
-    link.news.put("x", b"item", Urgency.QUESTION)
+    link.backlog.put("x", b"item", Urgency.QUESTION, None)
     assert link.flush(0.0) == b""
     assert not link.has_more()
+    assert link.has_waiting()
     link.is_paused = False
     assert len(ends.carry(link.flush(0.0))) == 3
+    assert not link.has_waiting()
 
 
 def test_a_peer_that_makes_us_speak_and_does_not_read_is_noticed() -> None:
@@ -224,7 +217,7 @@ def test_the_last_words_are_all_that_waits_and_then_the_goodbye() -> None:
     sent = [post(300_000, 1), post(300_000, 2)]
     for message in sent:
         link.say(message)
-    link.news.put("x", b"item", Urgency.CHANGE)
+    link.backlog.put("x", b"item", Urgency.CHANGE, None)
     link.is_paused = True
     goodbye = wire.CloseReason("idle")
     arrived = [m for data in link.last_words(goodbye) for m in ends.carry(data)]
@@ -306,7 +299,8 @@ def test_what_is_whole_counts_no_more() -> None:
 def test_a_link_is_a_ring_link_while_either_end_says_so() -> None:
     link = pair().dialler
     for mine, theirs in itertools.product((False, True), repeat=2):
-        link.ring_mine, link.ring_theirs = mine, theirs
+        link.claim(mine=mine)
+        link.claim(theirs=theirs)
         assert link.is_ring is (mine or theirs)
 
 

@@ -17,7 +17,6 @@ from p2pmesh.protocol.members import (
     Tombstone,
     View,
     bucket_of,
-    is_candidate,
     verdict_version,
 )
 from p2pmesh.protocol.records import SignedEntry, SignedRecord, Version
@@ -186,7 +185,7 @@ def test_what_is_kept_beside_the_claims_follows_them(steps: list[tuple[Offer, in
         elif then == 2:
             view.leader()
         alive = [held for held in view.nodes.values() if held.version.state is State.ALIVE]
-        candidates = [held for held in alive if is_candidate(held)]
+        candidates = [held for held in alive if held.is_candidate]
         assert view.alive_count == len(alive)
         assert list(view.all_alive()) == alive
         assert view.leader() is min(candidates, key=lambda held: held.seniority, default=None)

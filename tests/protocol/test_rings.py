@@ -19,10 +19,13 @@ def node(number: int) -> NodeId:
 
 
 def rings_of(numbers: Iterable[int]) -> Rings:
-    rings = Rings()
+    rings = Rings(ME)
     for number in numbers:
         rings.add(node(number))
     return rings
+
+
+ME = node(7)
 
 
 def opposite(position: Position) -> Position:
@@ -49,7 +52,7 @@ def test_rings_do_not_depend_on_the_order_of_arrival(numbers: set[int], rng: ran
 def test_who_came_and_went_leaves_no_trace(stay: set[int], go: set[int]) -> None:
     rings, clean = rings_of(stay | go), rings_of(stay)
     for number in go - stay:
-        assert rings.remove(node(number))
+        rings.remove(node(number))
     assert len(rings) == len(clean)
     for number in stay | go:
         assert (node(number) in rings) is (number in stay)
@@ -123,23 +126,39 @@ def test_a_suspect_keeps_its_monitors() -> None:
     assert rings.neighbours(node(7)) == monitors
 
 
-def test_adding_and_removing_say_whether_anything_changed() -> None:
-    rings = Rings()
-    assert rings.add(node(1))
-    assert not rings.add(node(1))
-    assert rings.remove(node(1))
-    assert not rings.remove(node(1))
-    assert len(rings) == 0
+CHANGES = st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=90)
 
 
-@given(SETS, st.lists(st.integers(0, 60), max_size=80))
-def test_many_are_added_as_one_by_one(known: set[int], new: list[int]) -> None:
-    together, singly = rings_of(known), rings_of(known)
-    has_changed = together.add_all([node(number) for number in new])
-    assert has_changed is (sum(singly.add(node(number)) for number in new) > 0)
-    assert len(together) == len(singly)
+@given(SETS, CHANGES)
+def test_however_many_come_and_go_between_two_questions(
+    numbers: set[int], changes: list[tuple[int, bool]]
+) -> None:
+    rings, there = rings_of(numbers), set(numbers)
+    assert len(rings) == len(there)
+    for number, is_here in changes:
+        (rings.add if is_here else rings.remove)(node(number))
+        (there.add if is_here else there.discard)(number)
+    assert {number for number in range(61) if node(number) in rings} == there
+    assert len(rings) == len(there)
+    clean = rings_of(sorted(there))
     for number in range(61):
-        assert together.neighbours(node(number)) == singly.neighbours(node(number))
+        assert rings.neighbours(node(number)) == clean.neighbours(node(number))
+
+
+@given(SETS, st.integers(0, 60))
+def test_whoever_changes_who_is_next_to_me_concerns_me(numbers: set[int], number: int) -> None:
+    rings = rings_of(numbers)
+    before = rings.neighbours(ME)
+    concerns = rings.concerns(node(number))
+    assert rings.concerns(node(number)) is concerns
+    (rings.remove if number in numbers else rings.add)(node(number))
+    assert concerns or rings.neighbours(ME) == before
+
+
+def test_most_of_a_large_mesh_does_not_concern_me() -> None:
+    rings = rings_of(range(1000))
+    rings.neighbours(ME)
+    assert sum(rings.concerns(node(number)) for number in range(1000, 2000)) < 30
 
 
 def test_nearly_all_of_a_hundred_nodes_have_six_links() -> None:
