@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,6 +76,9 @@ class NodeBackend:
 
     def all_members(self) -> tuple[Member, ...]:
         return self._running.query(self._running.core.members)
+
+    def version(self) -> Hashable:
+        return self._running.core.version()
 
     def leader_info(self) -> LeaderInfo:
         return self._running.query(self._running.core.leader)

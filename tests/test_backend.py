@@ -159,6 +159,33 @@ async def test_an_observer_has_nothing_to_say(mesh: str) -> None:
             NodeBackend(n._running).describe("busy", None)
 
 
+async def test_the_version_is_another_whenever_what_is_listed_changes(
+    nodes: list[Node], backends: list[NodeBackend]
+) -> None:
+    a, b, _ = backends
+    await eventually(lambda: all(each.leader_info().epoch is not None for each in backends))
+    seen = [a.version()]
+
+    async def changes(deed: Any) -> bool:
+        await deed
+        seen.append(a.version())
+        return seen[-1] != seen[-2]
+
+    async def say(status: str) -> None:
+        a.describe(status, None)
+
+    assert await changes(register(a, "guest"))
+    assert not await changes(register(a, "guest"))
+    assert await changes(a.heartbeat("guest", "healthy", None))
+    assert not await changes(a.heartbeat("guest", "healthy", None))
+    assert await changes(a.heartbeat("guest", "healthy", {"n": 1}))
+    await listed(nodes[1], "guest")
+    assert await changes(b.heartbeat("guest", "via b", {"n": 1}))
+    assert await changes(say("busy"))
+    assert not await changes(say("busy"))
+    assert await changes(a.deregister("guest"))
+
+
 async def test_what_nobody_has_is_unknown(backends: list[NodeBackend]) -> None:
     backend = backends[0]
     assert not await backend.heartbeat("nobody", "healthy", None)

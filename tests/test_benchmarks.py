@@ -6,21 +6,32 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from tests.processes import environment
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize(("benchmark", "rows"), [("leadership.py", {"kill", "known", "term"})])
-def test_a_quick_run_prints_one_json_line_a_row(benchmark: str, rows: set[str], home: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / benchmark), "--quick", "--agents", "3"]
+def quick(benchmark: str, home: Path, *flags: str) -> dict[str, Any]:
+    """The results of a quick run, by row."""
+    command = [sys.executable, str(BENCHMARKS / benchmark), "--quick", *flags]
     done = subprocess.run(
         command, env=environment(home), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert {result["row"] for result in results} == rows
-    assert all(result["samples"] == 2 and result["worst"] > 0 for result in results)
+    return {result["row"]: result for result in results}
+
+
+def test_a_quick_look_at_leadership_prints_what_it_measured(home: Path) -> None:
+    results = quick("leadership.py", home, "--agents", "3")
+    assert set(results) == {"kill", "known", "term"}
+    assert all(result["samples"] == 2 and result["worst"] > 0 for result in results.values())
+
+
+def test_a_quick_look_at_the_registry_prints_what_it_measured(home: Path) -> None:
+    results = quick("registry.py", home, "--instances", "10")
+    assert set(results) == {"agents", "told"}
+    assert results["agents"]["ratio"] > 0
+    assert results["told"]["worst_ms"] > 0

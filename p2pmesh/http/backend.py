@@ -8,7 +8,7 @@ MessagePack.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,6 +73,10 @@ class Backend(Protocol):
     def self_member(self) -> Member: ...
     def all_members(self) -> tuple[Member, ...]:
         """Oldest first, failed and left ones included."""
+        ...
+
+    def version(self) -> Hashable:
+        """Differs when the members do, but for what time alone changes."""
         ...
 
     def leader_info(self) -> LeaderInfo: ...

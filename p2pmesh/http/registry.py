@@ -20,6 +20,7 @@ from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
 from p2pmesh.http.codec import Instance, Message, MessageType, instances_out, message_out
 from p2pmesh.http.idempotency import IdempotencyKey, KeyedAnswers
+from p2pmesh.http.kept import KeptAnswer
 from p2pmesh.protocol.limits import (
     CORRELATION_MAX,
     HOSTNAME_MAX,
@@ -173,6 +174,7 @@ class Registry:
         self._backend = backend
         self._version = version
         self._keyed = KeyedAnswers()
+        self._list = KeptAnswer(self._list_agents)
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -239,6 +241,9 @@ class Registry:
         return json_answer(Registered(True, body.instance_id, is_leader, leader_id, instances))
 
     async def agents(self, call: Call) -> Answer:
+        return self._list.answer(self._backend.version())
+
+    def _list_agents(self) -> Answer:
         leader_id, instances = self._instances(self._backend.all_members())
         return json_answer(Listing(instances, leader_id))
 

@@ -63,6 +63,7 @@ class Guests:
 
     def __init__(self, me: NodeId) -> None:
         self.next_at = NEVER
+        self.words = 0  # how often one said something new of itself
         self._me = me
         self._guests: dict[str, Guest] = {}
 
@@ -158,6 +159,7 @@ class Guests:
         one not before 10 s are over, with a later heartbeat."""
         guest = self._guests[instance_id]
         self._hear(at, guest)
+        self.words += (status, metrics) != (guest.status, guest.metrics)
         guest.status = status
         guest.metrics = metrics
         told = _tellable(guest.entry, status, metrics)

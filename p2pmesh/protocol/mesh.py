@@ -508,6 +508,11 @@ class Mesh:
         """Has this node taken its life?"""
         return self._core.life is not None
 
+    def version(self) -> Hashable:
+        """Differs when what ``members`` shows does, but for what time alone changes:
+        ages, and who is suspect or stalled."""
+        return self._core.view.hash(), self._office.words, self._core.said
+
     def view_hash(self) -> bytes:
         """8 bytes, equal on nodes that hold the same claims."""
         return self._core.view.hash()

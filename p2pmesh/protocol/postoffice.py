@@ -283,6 +283,11 @@ class PostOffice:
         """A guest of this home: its entry, status, metrics, and when it was heard."""
         return self._desk.guests.get(instance_id)
 
+    @property
+    def words(self) -> int:
+        """Rises when a guest of this home says something new of itself."""
+        return self._desk.guests.words
+
     # --- commands: leaving ------------------------------------------------------------
 
     def begin_leave(self, at: Instant) -> None:

@@ -13,7 +13,7 @@ import itertools
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -140,6 +140,10 @@ class MemoryNode:
 
     def all_members(self) -> tuple[Member, ...]:
         return tuple(map(self.memory.member, self.memory.agents))
+
+    def version(self) -> Hashable:
+        members = [agent.member for agent in self.memory.agents.values()]
+        return self.memory.leader_id, msgspec.json.encode(members)
 
     def leader_info(self) -> LeaderInfo:
         return LeaderInfo(self.memory.leader_id, 7, None, False, "available", 1.5)
