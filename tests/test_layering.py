@@ -73,15 +73,15 @@ TRANSPORT_KNOWS: Final = {"types", "timing", "limits"}
 DOOR_HOLDERS: Final = ("p2pmesh.driver", "p2pmesh.running", "p2pmesh.testing")
 #: The simulator gives all of its nodes one book of signatures that were checked.
 TESTING_KNOWS: Final = OPEN | {"records"}
-#: The node alone joins protocol and transport; the command looks around before one runs.
+#: The node alone joins protocol and transport; the command and the client look around.
 TRANSPORT_USERS: Final = (
     *("p2pmesh.node", "p2pmesh.driver", "p2pmesh.rendezvous", "p2pmesh.running"),
-    *("p2pmesh.cli", "p2pmesh.transport"),
+    *("p2pmesh.cli", "p2pmesh.client", "p2pmesh.transport"),
 )
 
 #: Where a third-party module may be imported.  What is not listed may be nowhere.
 HOMES: Final = {
-    "aiohttp": ("p2pmesh.http", "p2pmesh.client"),
+    "aiohttp": ("p2pmesh.http", "p2pmesh.client.aio"),
     "ifaddr": ("p2pmesh.transport",),
     "msgpack": ("p2pmesh.messages",),
     "msgspec": ("p2pmesh",),
