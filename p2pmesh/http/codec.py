@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate, count
@@ -90,10 +91,14 @@ def read(body: bytes) -> Any:
 
 _decode: Final = msgspec.json.Decoder().decode
 _LONG_NUMBER: Final = re.compile(rb"\d{19}")
-# Everything but brackets outside strings.  Possessive: no text makes it backtrack.
+# JSON text without brackets outside strings.  Possessive: no text makes it backtrack.
 _NOT_BRACKETS: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")++', re.DOTALL)
+# So much text that no string is cut, and that it is read in a few milliseconds.
+_BLOCK: Final = re.compile(
+    rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]{1,8}+){1,5000}+', re.DOTALL
+)
 # Opening brackets become 2, closing ones 0: a running sum less its index is a depth.
-_STEPS: Final = bytes.maketrans(b'[{]}"', b"\x02\x02\x00\x00\x01")
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x02\x02\x00\x00")
 
 
 def _nesting(body: bytes) -> int:
@@ -102,13 +107,27 @@ def _nesting(body: bytes) -> int:
     most = body.count(b"[") + body.count(b"{")
     if most <= _BODY_NESTING_MAX:
         return 0  # deep enough only if every bracket opened inside the one before
-    brackets = _NOT_BRACKETS.sub(b"", body)
-    steps = brackets[: 2 * CONTAINERS_MAX].translate(_STEPS)
-    depth = max(map(sub, accumulate(steps), count(1)), default=0)
-    opened = brackets.count(b"[") + brackets.count(b"{")
-    if opened > CONTAINERS_MAX and depth <= _BODY_NESTING_MAX:
-        raise TooManyValues(f"more than {CONTAINERS_MAX} arrays and objects in one body")
-    return depth
+    depth = deepest = containers = 0
+    for brackets in _brackets(body):
+        steps = accumulate(brackets.translate(_STEPS))
+        deepest = max(deepest, depth + max(map(sub, steps, count(1)), default=0))
+        if deepest > _BODY_NESTING_MAX:
+            break
+        opened = brackets.count(b"[") + brackets.count(b"{")
+        depth += 2 * opened - len(brackets)
+        containers += opened
+        if containers > CONTAINERS_MAX:
+            raise TooManyValues(f"more than {CONTAINERS_MAX} arrays and objects in one body")
+    return deepest
+
+
+def _brackets(body: bytes) -> Iterator[bytes]:
+    """Those outside strings, in parts: between two of them other threads may run."""
+    position = 0
+    while block := _BLOCK.match(body, position):
+        position = block.end()
+        yield _NOT_BRACKETS.sub(b"", block[0])
+    # What is left, if anything, is a string without an end.
 
 
 def _repeated_key(body: bytes, value: Any) -> str | None:

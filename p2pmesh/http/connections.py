@@ -14,7 +14,8 @@ waiting longest for its client makes room; where all are busy the new one is tur
 Does not: know what is asked or answered (the server does).
 
 Relies on the inside of aiohttp's ``RequestHandler``: ``_messages`` are requests that
-were parsed and not handled yet, ``_waiter`` is set while it waits for one.
+were parsed and not handled yet, ``_waiter`` is set while it waits for one; it reads
+on by ``_resume_transport_reading``, unless ``_reading_paused`` or ``_buffer_paused``.
 
 Invariants: every connection is in the table until its socket is closed, and then in
 no timer; no bytes that a client sends raise past ``Connection``.
@@ -33,12 +34,16 @@ from math import inf
 from typing import Any, Final, cast
 
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from p2pmesh.http.calls import TEXT, Answer
 from p2pmesh.http.faults import Faults
 from p2pmesh.http.responses import last_words, response
 
+#: So much is parsed at a time, and then others have their turn: a chunk of a body may
+#: be six bytes, each of which costs as much as a large one.
+PIECE: Final = 16_384
 #: A slow reader is one that takes less than this in a write deadline.
 _TAKEN_MIN: Final = 65_536
 
@@ -114,6 +119,13 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
+_WHAT_IS_WRONG: Final[dict[type | None, str]] = {
+    LineTooLong: "a line of its head is over 8190 bytes",
+    BadHttpMethod: "it begins with no method that is known",
+    InvalidURLError: "its target is no URL",
+}
+
+
 class Phase(Enum):
     """What a connection waits for."""
 
@@ -127,7 +139,7 @@ class Connection(RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_armed_for", "_due", "_full", "_socket", "_table", "_taken_by", "_timer",
+        "_armed_for", "_due", "_full", "_socket", "_table", "_taken_by", "_timer", "_untaken",
         "abandonable", "body", "is_broken", "local", "phase", "remote", "since",
     )  # fmt: skip
 
@@ -149,6 +161,7 @@ class Connection(RequestHandler):
         self.is_broken = False  # its framing: what follows cannot be understood
         self._table = table
         self._socket: asyncio.Transport | None = None  # until it is closed
+        self._untaken = b""  # what came and is not parsed; nothing is read meanwhile
         self._due = inf  # when what it waits for has to be there
         self._taken_by = inf  # when what was written has to be taken ...
         self._full = 0  # ... of which there were so many bytes
@@ -189,11 +202,35 @@ class Connection(RequestHandler):
             self._socket.abort()
         self.force_close()
 
-    # --- phases ----------------------------------------------------------------------
+    # --- what comes ------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """aiohttp calls it with nothing to go on with what it has."""
         if self._socket is None:
             return
+        if len(data) <= PIECE and not (data and self._untaken):
+            self._take(data)
+            return
+        if not self._untaken:
+            self._socket.pause_reading()
+            self._loop.call_soon(self._take_a_piece)
+        self._untaken += data
+
+    def _take_a_piece(self) -> None:
+        if self._socket is None:
+            return
+        piece, self._untaken = self._untaken[:PIECE], self._untaken[PIECE:]
+        self._take(piece)
+        if self._untaken:
+            self._loop.call_soon(self._take_a_piece)
+        elif not (self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._untaken:
+            super()._resume_transport_reading()
+
+    def _take(self, data: bytes) -> None:
         try:
             super().data_received(data)
         except Exception:  # no bytes are known that do it
@@ -207,6 +244,8 @@ class Connection(RequestHandler):
             left = self._due - self._loop.time() if self.phase is Phase.SILENT else inf
             self._wait(Phase.HEAD, min(left, self._table.limits.head))
         self._notice_broken_body()
+
+    # --- phases ----------------------------------------------------------------------
 
     def _begins_a_head(self, data: bytes) -> bool:
         if self.phase is Phase.IDLE and self._waiter is None:
@@ -315,7 +354,8 @@ class Connection(RequestHandler):
             raise ConnectionError("an answer is under way already")
         if status == 400:
             self._table.counters["http_not_understood"] += 1
-        answer = response(Answer(400, b"not an HTTP request\n", TEXT))
+        what = _WHAT_IS_WRONG.get(type(exc), "its head or its framing cannot be read")
+        answer = response(Answer(400, f"not an HTTP request: {what}\n".encode(), TEXT))
         answer.force_close()
         return answer
 

@@ -241,6 +241,9 @@ def content_is_plain(call: Call, house: House) -> None:
     for coding in call.headers.getall("Content-Encoding", []):
         if coding.strip().lower() not in ("", "identity"):
             raise Refusal(415, "compressed bodies are not read; send it plain")
+    for coding in ",".join(call.headers.getall("Transfer-Encoding", [])).split(","):
+        if coding.strip().lower() not in ("", "chunked"):
+            raise Refusal(415, "of transfer codings only chunked is read")
 
 
 def content_fits(call: Call, house: House) -> None:
@@ -301,7 +304,7 @@ def split_target(target: str) -> tuple[str | None, str, str]:
     return authority, path, query
 
 
-_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?P<authority>[^/?#]*)")
+_ABSOLUTE: Final = re.compile(r"http://(?P<authority>[^/?#]*)", re.IGNORECASE)
 
 
 # --- the body's doors ---------------------------------------------------------

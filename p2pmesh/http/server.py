@@ -21,7 +21,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from p2pmesh import __version__
@@ -167,6 +167,10 @@ class RegistryServer:
 
     async def _answer(self, request: web.BaseRequest) -> Answer | Stream:
         connection = connection_of(request)
+        if request._version not in (HttpVersion10, HttpVersion11):
+            connection.is_broken = True  # who knows what else it takes for HTTP
+            request._version = HttpVersion11  # or the answer would claim the other one
+            raise Refusal(505, "HTTP/1.1 is spoken here")
         call = guard.admit(
             request.method, request.raw_path, request.headers, self._house, connection.local
         )
@@ -186,7 +190,8 @@ class RegistryServer:
     async def _read_body(self, request: web.BaseRequest, connection: Connection) -> bytes:
         """The whole body.  Raises Refusal: it is too large, too slow, or badly framed."""
         within = self._connections.limits.body
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        expects = request.headers.get("Expect", "").lower()
+        if expects == "100-continue" and request.version >= HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # of the answer, which has not begun
         connection.reads(request.content)

@@ -8,7 +8,9 @@ import pytest
 
 from tests.http.serving import Served, serve
 
-pytest.register_assert_rewrite("tests.http.contract", "tests.http.strict", "tests.http.wire")
+pytest.register_assert_rewrite(
+    "tests.http.contract", "tests.http.hostile", "tests.http.strict", "tests.http.wire"
+)
 
 
 @pytest.fixture

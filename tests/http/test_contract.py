@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
 from tests.http.contract import Contract, Doors
+from tests.http.hostile import Hostile
 from tests.http.serving import serve
 
 
@@ -18,5 +20,12 @@ def doors() -> Iterator[Doors]:
         yield Doors((a, b, c), (first, second, third))
 
 
-class TestNodesInMemory(Contract):
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, nobody has to read of it."""
+    yield
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class TestNodesInMemory(Contract, Hostile):
     pass

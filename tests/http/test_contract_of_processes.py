@@ -24,6 +24,7 @@ from tests.http.contract import (
     register,
     send,
 )
+from tests.http.hostile import Hostile
 from tests.http.wire import Connection, get, post
 from tests.processes import P2PMESH, Process
 
@@ -55,6 +56,9 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     with running(tmp_path_factory.mktemp("home"), 3) as (a, b, c):
         agents = [each.event("ready")["instance_id"] for each in (a, b, c)]
         yield Doors((address(a), address(b), address(c)), (agents[0], agents[1], agents[2]))
+        for each in (a, b, c):
+            for line in each.errors.splitlines():  # of the mesh, and nothing that a client did
+                assert " WARNING p2pmesh: " in line
 
 
 def _lists_all(door: Connection, agents: list[str]) -> bool:
@@ -62,7 +66,7 @@ def _lists_all(door: Connection, agents: list[str]) -> bool:
     return {each["instance_id"] for each in listed} == set(agents)
 
 
-class TestRealProcesses(Contract):
+class TestRealProcesses(Contract, Hostile):
     def test_a_connection_is_reused_after_six_seconds(self, doors: Doors) -> None:
         """The one pause of these tests: clients keep a connection for five seconds."""
         with doors.open() as door:

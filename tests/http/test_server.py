@@ -265,40 +265,6 @@ def test_a_body_whose_framing_is_broken_is_400_and_the_connection_ends(
     assert not caplog.records
 
 
-NOT_HTTP = {
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500,
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a line of text": b"hello there\r\n\r\n",
-    "an endless line": b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n",
-    "an endless header": b"GET / HTTP/1.1\r\nhost: {host}\r\nx: " + b"a" * 20_000 + b"\r\n\r\n",
-    "countless headers": b"GET / HTTP/1.1\r\nhost: {host}\r\n" + b"a: b\r\n" * 500 + b"\r\n",
-    "two lengths": (
-        b"POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
-    ),
-    "a length and chunks": (
-        b"POST / HTTP/1.1\r\nhost: {host}\r\n"
-        b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
-    ),
-    "a length that is none": b"POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: -1\r\n\r\n",
-    "a NUL in a header": b"GET / HTTP/1.1\r\nhost: {host}\r\nx: \x00\r\n\r\n",
-    "a folded header": b"GET / HTTP/1.1\r\nhost: {host}\r\n x: y\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("junk", NOT_HTTP.values(), ids=NOT_HTTP)
-def test_what_is_not_http_is_400_in_our_words_and_the_connection_ends(
-    served: Served, junk: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Connection(served.addresses[0]) as door:
-        door.send(junk)
-        reply = door.read()
-        assert (reply.status, reply.body) == (400, b"not an HTTP request\n")
-        assert reply.headers["server"] == ""
-        assert reply.headers["x-content-type-options"] == "nosniff"
-        assert door.rest() == b""
-    assert not caplog.records
-
-
 def test_a_client_that_goes_away_in_its_body_leaves_no_trace(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
