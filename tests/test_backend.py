@@ -23,6 +23,7 @@ from p2pmesh.http.backend import Conflict, Forbidden, Unavailable
 from p2pmesh.protocol import limits
 from p2pmesh.protocol.limits import MAILBOX_MESSAGES_MAX
 from p2pmesh.protocol.types import MemberJoined
+from p2pmesh.transport.clock import instant
 
 HANG = 20.0
 LABELS = (("query",), ("default",))
@@ -68,6 +69,7 @@ async def test_a_node_says_who_it_is(nodes: list[Node], backends: list[NodeBacke
     assert (backend.mesh, backend.http_url, backend.durable) == (node.mesh, node.http_url, False)
     assert backend.self_member() in backend.all_members()
     assert backend.self_member().port == int(str(node.http_url).rpartition(":")[2])
+    assert backend.self_member().hostname == backend.self_member().addresses[0].partition(":")[0]
     assert 0 < backend.uptime < HANG
     assert {link.found_by for b in backends for link in b.links()} <= {
         "runtime",
@@ -151,6 +153,24 @@ async def test_a_node_that_has_not_joined_says_so(mesh: str) -> None:
     with pytest.raises(Unavailable, match="this node has not joined its mesh yet"):
         await register(NodeBackend(node._running), "guest")
     await node.leave()
+
+
+async def test_a_message_of_a_guest_is_kept_for_a_day(
+    nodes: list[Node], backends: list[NodeBackend]
+) -> None:
+    await register(backends[0], "guest")
+    await backends[0].post("x", "guest", "Notification", 1, None)
+    box = nodes[0]._running.core._office._home.mailboxes.get("guest")
+    assert box is not None
+    (letter,) = box.letters.values()
+    left = letter.deadline - instant().now
+    assert 24 * 3600 - HANG < left <= 24 * 3600
+
+
+async def test_an_agent_without_http_is_listed_with_port_0(mesh: str) -> None:
+    async with Node(mesh=mesh, mdns=False, bind=["127.0.0.1"], port=0, http=None) as node:
+        member = NodeBackend(node._running).self_member()
+        assert (member.hostname, member.port) == ("127.0.0.1", 0)
 
 
 async def test_an_observer_has_nothing_to_say(mesh: str) -> None:

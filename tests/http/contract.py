@@ -98,9 +98,9 @@ def instances(door: Connection) -> dict[str, dict[str, Any]]:
     return {each["instance_id"]: each for each in reply.json["instances"]}
 
 
-def eventually(holds: Callable[[], Any], what: str) -> Any:
+def eventually(holds: Callable[[], Any], what: str, *, within: float = HANG_GUARD) -> Any:
     """The first true value of ``holds()``: what one door was told, another knows soon."""
-    deadline = time.monotonic() + HANG_GUARD
+    deadline = time.monotonic() + within
     while not (value := holds()):
         assert time.monotonic() < deadline, what
         time.sleep(0.02)

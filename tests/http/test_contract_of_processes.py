@@ -21,6 +21,7 @@ from tests.http.contract import (
     eventually,
     fresh,
     instances,
+    messages,
     register,
     send,
 )
@@ -95,7 +96,7 @@ def test_a_guest_whose_home_is_killed_is_adopted_with_what_waits_for_it(home: Pa
         assert message["message_id"] == sent["message_id"]
 
 
-def test_what_only_a_home_knows_is_503_while_it_does_not_answer(home: Path) -> None:
+def test_a_home_that_is_silent_for_a_second_is_done_without(home: Path) -> None:
     with (
         running(home, 2) as (asked, silent),
         Connection(address(asked)) as a,
@@ -103,8 +104,12 @@ def test_what_only_a_home_knows_is_503_while_it_does_not_answer(home: Path) -> N
     ):
         me = register(b)
         all_list([a], me)
+        read = a.ask(send(fresh(), me, "read before")).json["message_id"]
+        awaited(a, me)
+        before = instances(a)[me]
         silent.signal(signal.SIGSTOP)
         try:
+            # What only the home knows ...
             for request in (
                 get(f"/messages/{me}"),
                 get(f"/registry/deregister/{me}", method="DELETE"),
@@ -113,9 +118,44 @@ def test_what_only_a_home_knows_is_503_while_it_does_not_answer(home: Path) -> N
                 assert_refused(reply, 503)
                 assert f"the home of '{me}' does not answer".encode() in reply.body
                 assert int(reply.headers["retry-after"]) > 0
+            # ... and what can be done without it.
+            assert a.ask(post(f"/messages/ack/{me}", {"message_ids": [read]})).status == 204
+            beat = a.ask(post(f"/registry/heartbeat/{me}", {"status": "healthy"}))
+            assert (beat.status, beat.json["acknowledged"]) == (200, True)
+            after = instances(a)[me]
+            assert after["node_id"] != before["node_id"]
+            assert after["created_at"] == before["created_at"]
+            assert messages(a, me) == []
+            sent = a.ask(send(fresh(), me, "read later")).json["message_id"]
         finally:
             silent.signal(signal.SIGCONT)
-        eventually(lambda: a.ask(get(f"/messages/{me}")).status == 200, "still silent")
+        for door in (a, b):
+            eventually(
+                lambda door=door: [m["message_id"] for m in messages(door, me)] == [sent],
+                "its mail is not the same at both",
+            )
+
+
+def test_a_guest_that_is_silent_is_not_listed_until_it_is_heard_again(home: Path) -> None:
+    with (
+        running(home, 2) as (one, other),
+        Connection(address(one)) as a,
+        Connection(address(other)) as b,
+    ):
+        me = register(a)
+        all_list([b], me)
+        sessions = [door.ask(get("/health")).json["active_sessions"] for door in (a, b)]
+        assert sessions == [1, 0], "at its home alone"
+        for door in (a, b):
+            eventually(lambda door=door: me not in instances(door), "still listed", within=60.0)
+        assert a.ask(get("/health")).json["active_sessions"] == 0
+        member = b.ask(get(f"/v1/members/{me}")).json
+        assert member["state"] == "failed"
+        beat = b.ask(post(f"/registry/heartbeat/{me}", {"status": "back"}))
+        assert (beat.status, beat.json["acknowledged"]) == (200, True)
+        for door in (a, b):
+            all_list([door], me)
+        assert instances(a)[me]["node_id"] == one.event("ready")["node_id"]
 
 
 def test_who_waits_at_a_node_that_leaves_is_answered_and_waits_on_at_another(home: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pmesh.protocol import limits, timing, wire
-from p2pmesh.protocol.types import GuestEntry, MessageMoved, RequestArrived, State
+from p2pmesh.protocol.types import GuestEntry, Instant, MessageMoved, RequestArrived, State
 from tests.protocol.offices import Office, World
 
 
@@ -342,6 +342,34 @@ def test_guests_of_a_home_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert a.status() == "full"
     a.call("register", "g0")
     assert a.status() == "ok"
+
+
+# --- time ---------------------------------------------------------------------------
+
+
+def test_what_a_guest_does_not_finish_in_a_day_is_over() -> None:
+    world, a, b, _ = three()
+    a.call("register", "g")
+    kept = [office.send("g", ttl=timing.MESSAGE_TTL) for office in (a, b)]
+    world.pass_time(timing.MESSAGE_TTL - 1.0)
+    a.call("register", "g")
+    assert set(ids(a)) == set(kept)
+    world.pass_time(2.0)
+    assert ids(a) == ()
+    assert a.moves(kept[0])[-1] == b.moves(kept[1])[-1] == ("g", "expired")
+
+
+@pytest.mark.parametrize("jump", [-10 * 365 * 24 * 3600 * 1000, 10 * 365 * 24 * 3600 * 1000])
+def test_a_step_of_the_wall_clock_fails_nobody_and_ends_nothing(jump: int) -> None:
+    world, a, b, c = three()
+    a.call("register", "g")
+    message_id = c.send("g", ttl=60.0)
+    world.at = Instant(world.at.now, world.at.wall + jump)
+    world.pass_time(timing.GUEST_TIMEOUT - 1.0)
+    assert entry(b).state is State.ALIVE
+    assert ids(b) == (message_id,)
+    world.pass_time(2.1)
+    assert entry(b).state is State.FAILED, "by the time that went by"
 
 
 # --- pings --------------------------------------------------------------------------
