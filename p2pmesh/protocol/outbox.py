@@ -78,6 +78,11 @@ def _copy_key(stream: OutStream, seq: int) -> bytes:
     return stream.id + seq.to_bytes(8)
 
 
+def _is_adrift(item: Item) -> bool:
+    """Might it go to another holder of its name?"""
+    return item.name is not None and item.state == "queued" and not item.is_over
+
+
 class _Lane:
     """An out-stream on its way: where it leads, and what holds it."""
 
@@ -364,8 +369,10 @@ class Outbox:
     def look(self, at: Instant, recipient: str) -> list[Item]:
         """The recipient's home, life or state may have changed.
 
-        Returns copies that were addressed by name, are not stored, and whose
-        holder is gone: their name is to be looked up again.
+        Returns copies that were addressed by name, are not stored, and whose holder is
+        gone: their name is to be looked up again.  Where the holder may come back, they
+        keep their numbers meanwhile (it may have stored them unseen): ``release`` takes
+        one that goes to another.
         """
         own = self._own.get(recipient)
         lanes = ([own] if own is not None else []) + self._others.get(recipient, [])
@@ -377,15 +384,23 @@ class Outbox:
         orphans: list[Item] = []
         for lane in lanes:
             if home is None:
-                orphans += self._take(
-                    lane, lambda item: item.name is not None and item.state == "queued"
-                )
+                unstored = [item for item in lane.stream.items.values() if _is_adrift(item)]
+                orphans += self._take(lane, _is_adrift) if is_gone else unstored
             if is_gone:
                 for item in list(lane.stream.items.values()):
                     self._end(lane.stream, item, "dead", "left")
             self._attach(at, lane, home)
             self._tidy(lane)
         return orphans
+
+    def release(self, item: Item) -> bool:
+        """Take a copy out of its stream, for another recipient.  False: it is stored by
+        now, or over."""
+        for lane in [self._own.get(item.recipient), *self._others.get(item.recipient, ())]:
+            if lane is not None and lane.stream.items.get(item.seq) is item and _is_adrift(item):
+                self._take(lane, lambda each: each is item)
+                return True
+        return False
 
     def look_at_home(self, at: Instant, node: NodeId) -> list[Item]:
         """Something about this node changed: look again at all who live there."""

@@ -101,6 +101,7 @@ class Sending:
         self._desk = desk
         self._tracking = tracking
         self._waiting = Waiting(account, counters)
+        self._adrift: dict[str, dict[Item, None]] = {}  # in streams of holders that are away
         self._responses: dict[str, Parcel] = {}  # whose home is asked whether they answer
 
     @property
@@ -271,15 +272,44 @@ class Sending:
             self._refuse(parcel, "queue_full", str(full))
 
     def readdress(self, at: Instant, orphans: Iterable[Item]) -> None:
-        """Copies whose name has lost its holder."""
+        """Copies whose name has lost its holder: to another, or to the one that comes
+        back, under the number that it may know."""
         for item in orphans:
-            if item.envelope is not None and item.name is not None:
-                parcel = Parcel(item.envelope, item.name, named=True, deadline=item.deadline)
-                parcel.is_promised = item.is_promised
-                self._address_again(at, parcel)
+            if item.envelope is None or item.name is None:
+                continue
+            if not item.is_over:
+                found = find(self._directory, item.name, named=True)
+                is_elsewhere = isinstance(found, Ambiguous) or (
+                    isinstance(found, Instance) and found.instance_id != item.recipient
+                )
+                if not is_elsewhere:
+                    self._adrift.setdefault(item.name, {})[item] = None
+                    continue
+                if not self._outbox.release(item):
+                    continue
+            parcel = Parcel(item.envelope, item.name, named=True, deadline=item.deadline)
+            parcel.is_promised = item.is_promised
+            self._address_again(at, parcel)
+
+    def _forget_adrift(self) -> None:
+        """What ended in its stream is nobody's any more."""
+        for name, items in list(self._adrift.items()):
+            left = {item: None for item in items if not item.is_over}
+            if left:
+                self._adrift[name] = left
+            else:
+                del self._adrift[name]
+
+    def _look_at_adrift(self, at: Instant, names: Iterable[str]) -> None:
+        for name in names:
+            adrift = self._adrift.pop(name, ())
+            self.readdress(at, [item for item in adrift if item.state == "queued"])
 
     def look(self, at: Instant, instances: Collection[str]) -> None:
         """These instances changed, or are new: does anything wait for them?"""
+        if self._adrift:
+            self._forget_adrift()
+            self._look_at_adrift(at, [*self._ids_and_names(instances)])
         if self._waiting:
             for parcel in self._waiting.take(self._ids_and_names(instances)):
                 self._address_again(at, parcel)

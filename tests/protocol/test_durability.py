@@ -390,3 +390,30 @@ def test_whatever_dies_what_was_safe_is_handled_in_order_and_not_after_its_end_i
     for office in offices:
         left = [place for place in office.disk if place[0] in ("outbox", "mailbox")]
         assert not left
+
+
+def test_a_message_by_name_keeps_its_number_while_the_holder_is_away() -> None:
+    world, a, b = pair()
+    world.lost = {wire.Receipt, wire.Done}
+    message_id = a.send("b", named=True)
+    world.kill(b)
+    world.lost = set()
+    b.state = "alive"
+    world.restart(b)
+    world.link(a, b)
+    assert b.runs == [(message_id, 1)]
+    assert a.moves(message_id)[-1] == ("b-1", "done")
+
+
+def test_a_message_by_name_goes_to_another_holder_who_comes_meanwhile() -> None:
+    world, a, b = pair()
+    world.block(a, b)
+    message_id = a.send("b", named=True)
+    world.kill(b)
+    world.unblock(a, b)
+    c = world.add("c", persistent=True)
+    c.name = "b"
+    world.changed(c)
+    world.link(a, c)
+    assert c.runs == [(message_id, 1)]
+    assert a.moves(message_id)[-1] == ("c-1", "done")
