@@ -20,7 +20,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from p2pmesh.errors import MeshError, NotStarted
 from p2pmesh.lag import Lag
@@ -52,10 +52,19 @@ T = TypeVar("T")
 _REARM_GAIN: Final = 0.0005
 
 
+class Saved(NamedTuple):
+    """All saves up to this one are on disk."""
+
+    number: int
+
+
 class Driver:
     """One core with its sockets, its timer and its store."""
 
     core: Mesh
+    #: For tests that kill a process at a point of its work: is told of every action
+    #: before it is carried out, and of ``Saved`` before the core is.
+    witness: Callable[[object], None] | None = None
 
     def __init__(
         self,
@@ -215,6 +224,8 @@ class Driver:
         try:
             while actions := self.core.actions():
                 for action in actions:
+                    if self.witness is not None:
+                        self.witness(action)
                     self._performers.get(type(action), self._outcome)(action)
         finally:
             self._is_draining = False
@@ -270,6 +281,8 @@ class Driver:
             self._loop.call_soon_threadsafe(tell, what)
 
     def _saved(self, number: int) -> None:
+        if self.witness is not None:
+            self.witness(Saved(number))
         if not self.is_stopped:
             self.core.saved(self._now(), number)
             self._drain()

@@ -1,0 +1,96 @@
+"""kill -9 of real processes, with real stores, at every point of a message's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.processes import Process, eventually
+
+POINTS: Final = {
+    "after the outbox's commit": "sender",
+    "after the receipt": "sender",
+    "before the mailbox's commit": "receiver",
+    "after the mailbox's commit": "receiver",
+    "during the handler": "receiver",
+    "before the end is on record": "receiver",
+    "after the end is on record": "receiver",
+}
+#: At these a handler was interrupted for sure, or its end was not on record.
+RUNS_AGAIN: Final = {"during the handler", "before the end is on record"}
+#: How often each is tried; ``tox -e survival`` asks for 50.
+TIMES: Final = int(os.environ.get("SURVIVAL_TIMES", "2"))
+MESSAGES: Final = 8
+
+
+class Pair:
+    """A sender and a receiver, each with a data directory, that can be started again."""
+
+    def __init__(self, home: Path, mesh: str, stack: ExitStack) -> None:
+        self._home = home
+        self._mesh = mesh
+        self._stack = stack
+        self._log = home / "log"
+
+    def start(
+        self, role: str, *, point: str | None = None, count: int = 0, first: int = 0, last: int = 0
+    ) -> Process:
+        config = {
+            "role": role, "mesh": self._mesh, "data": str(self._home / role),
+            "log": str(self._log), "point": point, "count": count, "first": first, "last": last,
+        }  # fmt: skip
+        command = (sys.executable, str(Path(__file__).with_name("mortal.py")), json.dumps(config))
+        return self._stack.enter_context(Process(command, home=self._home))
+
+    def noted(self, what: str) -> list[Any]:
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [each for each in map(json.loads, lines) if what in each]
+
+
+@pytest.fixture
+def pair(home: Path, mesh: str) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        yield Pair(home, mesh, stack)
+
+
+@pytest.mark.parametrize("time", range(TIMES))
+@pytest.mark.parametrize("point", POINTS)
+def test_what_was_safe_is_handled_in_order_whoever_is_killed_where(
+    pair: Pair, point: str, time: int
+) -> None:
+    victim = POINTS[point]
+    count = time % 3  # the first message, and later ones
+    deaths = {role: (point if role == victim else None) for role in ("sender", "receiver")}
+    receiver = pair.start("receiver", point=deaths["receiver"], count=count)
+    sender = pair.start("sender", point=deaths["sender"], count=count, last=MESSAGES)
+    (sender if victim == "sender" else receiver).wait()
+    sent = len(pair.noted("sends")) if victim == "sender" else 0
+    if victim == "sender":
+        pair.start("sender", first=sent, last=MESSAGES)
+    else:
+        pair.start("receiver")
+
+    def all_is_handled() -> bool:
+        safe = {each["safe"] for each in pair.noted("safe")}
+        return set(range(sent, MESSAGES)) <= safe <= {each["ran"] for each in pair.noted("ran")}
+
+    eventually(all_is_handled, "what was safe is handled")
+    runs = pair.noted("ran")
+    order = list(dict.fromkeys(each["ran"] for each in runs))
+    assert order == sorted(order)
+    # One handler runs at a time: at most one was interrupted, and that one knows it.
+    twice = [each for each, times in Counter(run["ran"] for run in runs).items() if times > 1]
+    assert len(twice) <= (victim == "receiver")
+    assert len(runs) == len(order) + len(twice)
+    if point in RUNS_AGAIN:
+        assert twice
+    for each in twice:
+        assert [run["attempt"] for run in runs if run["ran"] == each] == [1, 2]
