@@ -1,7 +1,9 @@
-"""The examples of the README, run as they stand, but in a mesh of this test's own."""
+"""The examples, run as they stand, but in a mesh of this test's own."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import environment
+from tests.processes import P2PMESH, Process, environment, eventually
+from tests.processes import run as run_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HANG = 30.0
@@ -68,3 +71,87 @@ def test_an_example_is_short_and_configures_nothing(name: str, most: int) -> Non
     code = [line for line in text.splitlines() if line.strip() and not line.startswith('"""')]
     assert len(code) <= most
     assert not {"peers", "bind", "key", "port", "127.0.0.1"} & set(text.replace("=", " ").split())
+
+
+# --- agents without a node -------------------------------------------------------------
+
+
+@pytest.fixture
+def node(mesh: str, home: Path) -> Iterator[Process]:
+    """A node on this machine: the only one, so that who looks for one finds it."""
+    flags = ("--mesh", mesh, "--no-mdns", "--bind", "127.0.0.1", "--port", "0")
+    command = (*P2PMESH, "run", "--json", *flags, "--http", "127.0.0.1:0")
+    with Process(command, home=home) as process:
+        process.event("joined")
+        yield process
+
+
+@pytest.fixture
+def guest(node: Process, home: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an example that takes part through that node."""
+    with ExitStack() as stack:
+
+        def start(*command: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                command, env=environment(home), cwd=EXAMPLES, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def url(node: Process) -> str:
+    return str(node.event("ready")["http"])
+
+
+def lists(home: Path, name: str) -> bool:
+    members = json.loads(run_command(*P2PMESH, "members", "--json", home=home).stdout)["members"]
+    return name in {each["instance_id"] for each in members if each["state"] == "alive"}
+
+
+@pytest.mark.parametrize("example", ["guest.py", "guest_sync.py", "guest_requests.py"])
+def test_a_guest_answers_what_it_is_asked_through_any_node(
+    node: Process, home: Path, guest: Callable[..., subprocess.Popen[str]], example: str
+) -> None:
+    name = {"guest.py": "ada", "guest_sync.py": "bob"}.get(example, "eve")
+    arguments = (name, url(node)) if name == "eve" else ()
+    process = guest(sys.executable, example, *arguments)
+    eventually(lambda: lists(home, name), f"{name} is listed")
+    answer = run_command(*P2PMESH, "request", name, '"hello"', home=home)
+    assert (answer.stdout, answer.returncode) == ("HELLO\n", 0), answer.stderr
+    process.send_signal(signal.SIGINT)
+    process.wait(HANG)
+    if name != "eve":
+        assert not lists(home, name), "it said goodbye"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="this example needs curl")
+def test_a_guest_may_be_a_shell_script(
+    node: Process, home: Path, guest: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = guest("./guest.sh", "shell", url(node))
+    assert process.stdout is not None
+    eventually(lambda: lists(home, "shell"), "it is listed")
+    for payload in ("one", "two"):
+        sent = run_command(*P2PMESH, "send", "shell", payload, "--json", home=home)
+        message_id = json.loads(sent.stdout)["message_id"]
+        (message,) = json.loads(process.stdout.readline())["messages"]
+        assert (message["payload"], message["message_id"]) == (payload, message_id)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(HANG) == 0
+    assert not lists(home, "shell"), "it said goodbye"
+
+
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [("README.md", "guest_sync.py"), ("docs/client.md", "guest.py"),
+     ("docs/http.md", "guest.sh"), ("docs/http.md", "guest_requests.py")],
+)  # fmt: skip
+def test_the_pages_quote_the_examples_as_they_are(page: str, example: str) -> None:
+    text = (EXAMPLES / example).read_text()
+    code = text.partition('"""\n\n')[2] if text.startswith('"""') else text.partition("\n")[2]
+    assert code.strip()
+    assert code.strip() in (EXAMPLES.parent / page).read_text()
