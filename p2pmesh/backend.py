@@ -171,11 +171,17 @@ class NodeBackend:
         type: str,
         payload: Any,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> Sent:
         exchange = self._running.exchange
         if target is None:
             cast = exchange.broadcast(
-                source, payload, type=type, ttl=MESSAGE_TTL, correlation_id=correlation_id
+                source,
+                payload,
+                type=type,
+                ttl=MESSAGE_TTL,
+                correlation_id=correlation_id,
+                message_id=message_id,
             )
             await exchange.until_kept(cast)
             return Sent(cast.message_id, cast.delivered_to, "queued")
@@ -187,6 +193,7 @@ class NodeBackend:
             ttl=MESSAGE_TTL,
             correlation_id=correlation_id,
             named=False,
+            message_id=message_id,
         )
         await exchange.until_known(delivery)
         with suppress(TimeoutError):  # it is accepted all the same

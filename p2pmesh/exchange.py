@@ -61,15 +61,17 @@ class Exchange:
         ttl: float,
         correlation_id: str | None = None,
         named: bool = True,
+        message_id: str | None = None,
     ) -> Delivery:
-        """Accept a message; ``named``: the target may be a name.  Raises ConfigError,
+        """Accept a message; ``named``: the target may be a name; ``message_id``: as its
+        sender calls it, if it may have been sent before.  Raises ConfigError,
         TypeError, ValueError, MessageTooLarge, QueueFull, NotStarted."""
         self._check(target, type, correlation_id, ttl, "ttl")
         instance = self.find(target, named=named)
         data = encode(payload)
         if instance is not None and instance.kind == "guest":
             refuse_unless_json(payload, len(data), f"the guest {target!r}")
-        message_id = self._driver.command(
+        accepted = self._driver.command(
             self._driver.core.send,
             source=source,
             target=target,
@@ -78,8 +80,9 @@ class Exchange:
             payload=data,
             ttl=ttl,
             correlation_id=correlation_id,
+            message_id=message_id,
         )
-        delivery = Delivery(message_id, target)
+        delivery = Delivery(accepted, target)
         self._deliveries.add(delivery)
         return delivery
 
@@ -105,20 +108,22 @@ class Exchange:
         type: str,
         ttl: float,
         correlation_id: str | None = None,
+        message_id: str | None = None,
     ) -> Broadcast:
         """To every live instance but ``source``.  Raises as :meth:`send`."""
         self._check(None, type, correlation_id, ttl, "ttl")
         data = encode(payload)
         refuse_unless_json(payload, len(data), "everyone")
-        message_id, delivered_to = self._driver.command(
+        accepted, delivered_to = self._driver.command(
             self._driver.core.broadcast,
             source=source,
             type=type,
             payload=data,
             ttl=ttl,
             correlation_id=correlation_id,
+            message_id=message_id,
         )
-        broadcast = Broadcast(message_id, delivered_to)
+        broadcast = Broadcast(accepted, delivered_to)
         self._deliveries.add(broadcast)
         return broadcast
 

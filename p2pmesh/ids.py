@@ -1,14 +1,16 @@
 """New ids, and the name of this host.
 
-Does not: check ids that others made (``values``), nor make those of messages in the
-core, whose randomness is passed in.
+Does not: check instance ids that others made (``values``), nor make the ids of messages
+in the core, whose randomness is passed in.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
+from typing import Final
 
 from p2pmesh.protocol.limits import NAME_MAX
 
@@ -20,6 +22,14 @@ def uuid7() -> str:
     tail[2] = tail[2] & 0x3F | 0x80  # the RFC's variant
     text = ((time.time_ns() // 1_000_000) & 0xFFFF_FFFF_FFFF).to_bytes(6).hex() + tail.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_uuid7(text: str) -> bool:
+    """As :func:`uuid7` writes it."""
+    return _UUID7.fullmatch(text) is not None
+
+
+_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def new_instance_id(name: str) -> str:

@@ -123,9 +123,11 @@ class Backend(Protocol):
         type: str,
         payload: Any,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> Sent:
         """``target`` None: a broadcast.  A target is an instance id here, never a
-        name.  Raises UnknownTarget, QueueFull, MessageTooLarge."""
+        name.  ``message_id``: the sender's own, if it has one.  Raises UnknownTarget,
+        QueueFull, MessageTooLarge."""
         ...
 
     async def read(

@@ -21,6 +21,7 @@ from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
 from p2pmesh.http.codec import Instance, Message, MessageType, instances_out, message_out
 from p2pmesh.http.idempotency import IdempotencyKey, KeyedAnswers
 from p2pmesh.http.kept import KeptAnswer
+from p2pmesh.ids import is_uuid7
 from p2pmesh.protocol.limits import (
     CORRELATION_MAX,
     HOSTNAME_MAX,
@@ -273,15 +274,23 @@ class Registry:
         if key is None:
             return await self._send(source, call.body)
         said = (call.path.encode("utf-8", "replace"), call.raw_body)
-        return await self._keyed.answer(key, said, lambda: self._send(source, call.body))
+        message_id = key if is_uuid7(key) else None
+        return await self._keyed.answer(
+            key, said, lambda: self._send(source, call.body, message_id)
+        )
 
-    async def _send(self, source: str, body: SendBody) -> Answer:
+    async def _send(self, source: str, body: SendBody, message_id: str | None = None) -> Answer:
         target = body.target_instance
         try:
             if target is not None and not is_instance_id(target):
                 raise UnknownTarget(target)
             sent = await self._backend.post(
-                source, target, str(body.message_type), body.payload, body.correlation_id
+                source,
+                target,
+                str(body.message_type),
+                body.payload,
+                body.correlation_id,
+                message_id,
             )
         except UnknownTarget:
             return json_answer({"error": f"Target instance '{target}' not found"}, 400)

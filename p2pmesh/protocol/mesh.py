@@ -247,11 +247,12 @@ class Mesh:
         payload: bytes,
         ttl: float,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> str:
-        """Accept a message; its id.  Raises QueueFull, MessageTooLarge.  What becomes
-        of it: MessageMoved, SendRefused."""
+        """Accept a message; its id, which its sender may give.  Raises QueueFull,
+        MessageTooLarge.  What becomes of it: MessageMoved, SendRefused."""
         self._core.at = at
-        message_id = self._post.send(
+        accepted = self._post.send(
             at,
             source=source,
             target=target,
@@ -260,9 +261,10 @@ class Mesh:
             payload=payload,
             ttl=ttl,
             correlation_id=correlation_id,
+            message_id=message_id,
         )
         self._settle()
-        return message_id
+        return accepted
 
     def broadcast(
         self,
@@ -273,11 +275,18 @@ class Mesh:
         payload: bytes,
         ttl: float,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> tuple[str, tuple[str, ...]]:
         """To every instance alive now but the source: message id and their ids."""
         self._core.at = at
         result = self._post.broadcast(
-            at, source=source, type=type, payload=payload, ttl=ttl, correlation_id=correlation_id
+            at,
+            source=source,
+            type=type,
+            payload=payload,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            message_id=message_id,
         )
         self._settle()
         return result

@@ -139,15 +139,21 @@ class PostOffice:
         payload: bytes,
         ttl: float,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> str:
         """Accept a message; its id.  Raises QueueFull, StoreFull, MessageTooLarge.
+
+        ``message_id``: of a message that its sender may have given to another node
+        before.  A mailbox that holds one of that id takes it for the same.
 
         What becomes of it: ``MessageMoved`` ("queued" says that its target was
         found after all), or ``SendRefused``.
         """
         self._at = at
         self._refuse_if_failing()
-        envelope = make_envelope(at, self._entropy, source, target, type, payload, correlation_id)
+        envelope = make_envelope(
+            at, self._entropy, source, target, type, payload, correlation_id, message_id
+        )
         self._sending.send(at, envelope, target, deadline(at, ttl), named=named)
         self._moved["accepted"] += 1
         return envelope.message_id
@@ -161,12 +167,15 @@ class PostOffice:
         payload: bytes,
         ttl: float,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> tuple[str, tuple[str, ...]]:
         """To every instance alive now but the source: message id, and their ids.
         Raises QueueFull, StoreFull, MessageTooLarge."""
         self._at = at
         self._refuse_if_failing()
-        envelope = make_envelope(at, self._entropy, source, None, type, payload, correlation_id)
+        envelope = make_envelope(
+            at, self._entropy, source, None, type, payload, correlation_id, message_id
+        )
         held = self._casting.broadcast(at, envelope, deadline(at, ttl))
         self._tracking.put(envelope.message_id, held)
         self._moved["accepted"] += len(held.states)

@@ -60,13 +60,14 @@ def make_envelope(
     type: str,
     payload: bytes,
     correlation_id: str | None,
+    message_id: str | None = None,
 ) -> Envelope:
-    """A new message.  Raises MessageTooLarge."""
+    """A new message, under an id of its sender's or of its own.  Raises MessageTooLarge."""
     if len(payload) > limits.PAYLOAD_MAX:
         raise MessageTooLarge(
             f"the payload takes {len(payload)} bytes, the limit is {limits.PAYLOAD_MAX}"
         )
-    message_id = uuid7(at.wall, entropy)
+    message_id = message_id or uuid7(at.wall, entropy)
     return Envelope(message_id, source, target, type, payload, correlation_id, at.wall * 1000)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from p2pmesh import AgentMessage, Node
 from p2pmesh.errors import ConfigError, IdentityConflict, PeerUnreachable, UnknownTarget
+from p2pmesh.ids import uuid7
 from tests.client.conftest import Connect
 from tests.http.contract import fresh
 from tests.http.serving import serve
@@ -184,6 +185,28 @@ async def test_a_node_that_leaves_is_followed_by_another_of_this_machine(
         (message,) = await client.get_messages("g")
         assert message.payload == "still there"
         assert presence.trouble is None
+
+
+async def test_a_send_that_is_repeated_at_another_node_is_the_same_message(
+    nodes: list[Node], connect: Connect
+) -> None:
+    a, b = map(url, nodes)
+    here, there = connect(a), connect(b)
+    await here.register("g")
+    await nodes[1].wait_for(id="g", timeout=HANG)
+    key = uuid7()
+    for client in (here, there):
+        sent = await client.send_message("me", "g", 1, idempotency_key=key)
+        assert sent.message_id == key
+    (message,) = await here.get_messages("g")
+    assert message.message_id == key
+    await there.acknowledge_messages("g", [key])
+    assert await here.get_messages("g") == ()
+    for client in (here, there):
+        cast = await client.send_message(
+            "me", None, "to all", idempotency_key=(cast_key := uuid7())
+        )
+        assert cast.message_id == cast_key
 
 
 async def test_without_a_url_the_node_of_this_machine_is_found(

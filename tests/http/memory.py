@@ -259,6 +259,7 @@ class MemoryNode:
         type: str,
         payload: Any,
         correlation_id: str | None,
+        message_id: str | None = None,
     ) -> Sent:
         agents = self.memory.agents
         if target is not None and read_instance_id(target) not in agents:
@@ -266,7 +267,9 @@ class MemoryNode:
         recipients = [target] if target else [each for each in self.memory.live() if each != source]
         if target is not None and agents[target].is_full(payload):
             raise QueueFull(f"{target!r} has {QUEUE_MAX} messages waiting")
-        message = RegistryMessage(_uuid7(), source, target, type, payload, correlation_id, _now())
+        message = RegistryMessage(
+            message_id or _uuid7(), source, target, type, payload, correlation_id, _now()
+        )
         answered = self.memory.waiting.get(correlation_id or "")
         if type == "Response" and answered is not None and not answered.done():
             answered.set_result(message)

@@ -6,7 +6,7 @@ import pytest
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.types import GuestEntry, Instant, MessageMoved, RequestArrived, State
-from tests.protocol.offices import Office, World
+from tests.protocol.offices import Office, World, audit
 
 
 def three() -> tuple[World, Office, Office, Office]:
@@ -49,6 +49,23 @@ def test_only_the_recipient_named_can_acknowledge_its_message() -> None:
     a.call("acknowledge", "h", (message_id,))
     assert a.status() == "ok"
     assert ids(a) == (message_id,)
+
+
+def test_a_message_that_two_nodes_accepted_under_one_id_is_one_message() -> None:
+    world, a, b, c = three()
+    a.call("register", "g")
+    for office in (b, c):
+        office.post.send(
+            world.at, source="s", target="g", named=False, type="Notification", payload=b"x",
+            ttl=60.0, correlation_id=None, message_id="its-own",
+        )  # fmt: skip
+        world.run()
+    assert ids(a) == ("its-own",)
+    b.call("acknowledge", "g", ("its-own",))
+    assert ids(a) == ()
+    assert b.moves("its-own")[-1] == c.moves("its-own")[-1] == ("g", "done")
+    for office in (a, b, c):
+        audit(office)
 
 
 def test_a_message_from_its_own_home_is_queued_until_acknowledged() -> None:
