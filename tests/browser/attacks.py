@@ -69,6 +69,8 @@ WRITES: Final = {
         await new Promise(loaded => { frame.onload = loaded; form.submit(); });""",
     "a deregistration": "await fetch(base + '/registry/deregister/' + id, {method: 'DELETE'});",
 }  # fmt: skip
+#: It needs no body, and no id.
+GOODBYE: Final = "await fetch(base + '/v1/leave', {method: 'POST', mode: 'no-cors'});"
 #: No page reads what it fetched from another origin without CORS.
 NEVER_SEEN: Final = "fetch without CORS"
 
@@ -106,7 +108,7 @@ def careless() -> Iterator[Careless]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            server.told.append(body.decode())
+            server.told.append(self.path + body.decode())
             self.answer("application/json", b"{}")
 
         def do_DELETE(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Page
 
 from p2pmesh.transport.interfaces import read_interfaces
-from tests.browser.attacks import NEVER_SEEN, READS, WRITES, Careless, careless, script
+from tests.browser.attacks import GOODBYE, NEVER_SEEN, READS, WRITES, Careless, careless, script
 from tests.http.contract import registration
 from tests.http.wire import Connection, get
 from tests.processes import P2PMESH, Process, eventually
@@ -141,6 +141,8 @@ def test_a_careless_server_is_read_and_written(
     for name, body in WRITES.items():
         attack(page, body, base, f"{name} from {origin}")
         eventually(partial(is_told, server, f"{name} from {origin}"), f"{name} did not come")
+    attack(page, GOODBYE, base)
+    assert is_told(server, "/v1/leave")
 
 
 def is_told(server: Careless, words: str) -> bool:
@@ -186,6 +188,9 @@ def withstands_writes(page: Page, node: Node, origin: str, base: str) -> None:
         attack(page, body, base, f"{name} from {origin}")
         eventually(partial(node.has_refused_since, before), f"nothing came by {name}")
         assert node.lists(f"{name} from {origin}") == is_there
+    before = node.refused()
+    attack(page, GOODBYE, base)
+    assert node.has_refused_since(before)  # and it is still there to say so
 
 
 def test_a_node_that_is_open_to_the_lan_is_neither_read_nor_written(
