@@ -13,6 +13,11 @@ from hypothesis import settings
 
 from tests.processes import children, environment
 
+# Helpers that assert; other parts' tests import them before those of their own directory.
+pytest.register_assert_rewrite(
+    "tests.http.contract", "tests.http.hostile", "tests.http.strict", "tests.http.wire"
+)
+
 # The suite is the same on every run; HYPOTHESIS_PROFILE=explore looks for new examples.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2_000, print_blob=True)
