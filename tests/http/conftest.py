@@ -8,6 +8,7 @@ import pytest
 
 from tests.http.serving import Served, serve
 
+
 @pytest.fixture
 def served() -> Iterator[Served]:
     """One node in memory behind a server of its own."""
