@@ -18,7 +18,7 @@ Does not: know what is asked (``calls``), or open a connection.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from p2pmesh.arguments import read
@@ -61,13 +61,8 @@ Flow: TypeAlias = Generator[Step, Any, T]
 Looked: TypeAlias = Sequence[RuntimeEntry] | ConfigError
 
 
-class _Node(NamedTuple):
-    url: str
-    token: str | None
-
-
 class Nodes:
-    """The nodes that one client knows."""
+    """The nodes that one client knows, by their URLs."""
 
     def __init__(self, urls: Sequence[str], mesh: str | None, token: str | None) -> None:
         """Without ``urls``, P2PMESH_URL, if set; without ``token``, P2PMESH_HTTP_TOKEN.
@@ -75,54 +70,63 @@ class Nodes:
         named = [("url", url) for url in urls]
         if not named and (url := os.environ.get("P2PMESH_URL")):
             named = [("P2PMESH_URL", url)]
+        self._given = [read(what, read_url, url) for what, url in named]
         self._token = token or os.environ.get("P2PMESH_HTTP_TOKEN") or None
-        self._given = [_Node(read(what, read_url, url), self._token) for what, url in named]
         self._mesh = mesh
-        self._here: list[_Node] = []  # of this machine, oldest first
-        self._last: _Node | None = None  # the one that answered last
+        self._here: list[str] = []  # of this machine, oldest first
+        self._tokens: dict[str, str] = {}  # that these left for their user
+        self._last: str | None = None
         self._has_looked = False
 
     @property
     def url(self) -> str | None:
         """The node that answered last; None: none did yet."""
-        return None if self._last is None else self._last.url
+        return self._last
 
     def call(self, request: Request[T]) -> Flow[T]:
         """Ask until a node answers.  Raises PeerUnreachable, and what the answer means."""
         failed: dict[str, str] = {}
-        is_fresh = False
+        has_looked = False
         if not self._has_looked:  # which mesh it is, while a given node still runs
             yield from self._look()
         while True:
-            node = self._next(failed)
-            if node is None and not is_fresh:
-                is_fresh = True
+            url = self._next(failed)
+            if url is None and not has_looked:
+                has_looked = True
                 yield from self._look()
-                node = self._next(failed)
-            if node is None:
+                url = self._next(failed)
+            if url is None:
                 raise self._unreachable(failed)
-            outcome = yield Ask(node.url, node.token, request)
-            if isinstance(outcome, Failure) and outcome.is_stale and node == self._last:
-                outcome = yield Ask(node.url, node.token, request)
+            token = self._token_for(url)
+            outcome = yield Ask(url, token, request)
+            if isinstance(outcome, Failure) and outcome.is_stale and url == self._last:
+                outcome = yield Ask(url, token, request)
             if isinstance(outcome, Failure):
-                failed[node.url] = outcome.reason
-            elif outcome.status == 503:
-                failed[node.url] = outcome.words()
+                failed[url] = outcome.reason
+                continue
+            if outcome.status == 401 and not has_looked:  # perhaps it runs anew
+                has_looked = True
+                yield from self._look()
+                if self._token_for(url) != token:
+                    continue
+            if outcome.status == 503:
+                failed[url] = outcome.words()
             else:
-                self._last = node
+                self._last = url
                 answer: Answer = outcome
                 return request.decode(answer)
 
-    def _next(self, failed: dict[str, str]) -> _Node | None:
+    def _next(self, failed: dict[str, str]) -> str | None:
         if len(failed) >= NODES_MAX:
             return None
-        return next((node for node in self._known() if node.url not in failed), None)
+        last = [] if self._last is None else [self._last]
+        return next((url for url in (*last, *self._given, *self._here) if url not in failed), None)
 
-    def _known(self) -> Iterator[_Node]:
-        if self._last is not None:
-            yield self._last
-        yield from self._given
-        yield from self._here
+    def _token_for(self, url: str) -> str | None:
+        """What the caller gave, for the nodes that it gave; else what the node left."""
+        if url in self._given and self._token is not None:
+            return self._token
+        return self._tokens.get(url, self._token)
 
     def _look(self) -> Flow[None]:
         """Who runs on this machine now?"""
@@ -133,19 +137,15 @@ class Nodes:
                 raise found
             return
         if self._mesh is None:
-            urls = {node.url for node in self._given}
-            meshes = sorted({e.mesh for e in found if not urls or e.http in urls})
-            if len(meshes) > 1 and not urls:
+            meshes = sorted({e.mesh for e in found if not self._given or e.http in self._given})
+            if len(meshes) > 1 and not self._given:
                 raise ConfigError(
                     f"nodes of {len(meshes)} meshes run here: give mesh=…, "
                     f"one of {', '.join(map(repr, meshes))}, or a URL"
                 )
             self._mesh = meshes[0] if len(meshes) == 1 else None
-        self._here = [
-            _Node(entry.http, entry.token or self._token)
-            for entry in found
-            if entry.http is not None and entry.mesh == self._mesh
-        ]
+        self._tokens = {e.http: e.token for e in found if e.http is not None and e.token}
+        self._here = [e.http for e in found if e.http is not None and e.mesh == self._mesh]
 
     def _unreachable(self, failed: dict[str, str]) -> PeerUnreachable:
         advice = "start one with 'p2pmesh run', or give the URL of one that runs"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +186,21 @@ async def test_a_node_that_leaves_is_followed_by_another_of_this_machine(
         (message,) = await client.get_messages("g")
         assert message.payload == "still there"
         assert presence.trouble is None
+
+
+async def test_a_token_is_shown_where_one_is_asked_for(
+    mesh: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    address = {"bind": ["127.0.0.1"], "port": 0, "http": "127.0.0.1:0"}
+    node = Node("a", mesh=mesh, mdns=False, http_token="s3cret-of-the-node", **address)
+    async with node:
+        assert len(await connect().list_instances()) == 1, "the runtime directory has one"
+        assert len(await connect(url(node)).list_instances()) == 1
+        monkeypatch.setenv("P2PMESH_RUNTIME_DIR", str(tmp_path / "nothing"))
+        with pytest.raises(ConfigError, match=rf"{url(node)}.*token=…"):
+            await connect(url(node)).list_instances()
+        client = connect(url(node), token="s3cret-of-the-node")
+        assert len(await client.list_instances()) == 1
 
 
 async def test_a_send_that_is_repeated_at_another_node_is_the_same_message(

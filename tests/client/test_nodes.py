@@ -132,10 +132,27 @@ def test_each_node_gets_the_token_that_is_its_own(monkeypatch: pytest.MonkeyPatc
     assert list(zip(world.urls, world.tokens, strict=True)) == [
         (A, "mine"), (B, "of B"), (C, "mine"),
     ]  # fmt: skip
+    world = World({B: LISTING}, here=(entry(B, token="of B"),))
+    world.run(nodes(B).call(calls.list_instances()))
+    assert world.tokens == ["of B"], "a given node may be one of this machine"
     monkeypatch.setenv("P2PMESH_HTTP_TOKEN", "of the environment")
     world = World({A: LISTING})
     world.run(nodes(A).call(calls.list_instances()))
     assert world.tokens == ["of the environment"]
+
+
+def test_a_node_that_runs_anew_has_another_token_which_is_looked_up() -> None:
+    world = World({A: LISTING}, here=(entry(A, token="old"),))
+    known = nodes()
+    ask(world, known)
+    world.here = (entry(A, token="new"),)
+    world.nodes[A] = [said(b"who are you?", 401), LISTING]
+    assert ask(world, known) == [A, A]
+    assert world.tokens == ["old", "old", "new"]
+    world.nodes[A] = said(b"who are you?", 401)
+    with pytest.raises(ConfigError, match="who are you"):
+        ask(world, known)
+    assert len(world.asked) == 4, "it is still the newest"
 
 
 def test_the_url_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
