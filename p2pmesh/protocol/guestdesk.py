@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -186,7 +187,10 @@ class GuestDesk:
         elif call.call:
             letters = outcome.letters
             ended = CallEnded(call.call, outcome.status, letters.messages, letters.vias, rtt)
-            self._ledger.after(lambda: self._ways.effects.append(ended))
+            if isinstance(call.body, wire.AckBody):
+                self._ledger.after(lambda: self._ways.effects.append(ended), gives_way=True)
+            else:
+                self._ways.effects.append(ended)
 
     # --- answered elsewhere -----------------------------------------------------------
 
@@ -263,12 +267,15 @@ class GuestDesk:
         else:
             reader = Reader(peer, message.call)
             outcome = self._registrar.perform(at, where, message.instance_id, body, reader)
-        self._reply(peer, message.call, outcome)
+        if message.operation == "ack":
+            reply = partial(self._reply, peer, message.call, outcome)
+            self._ledger.after(reply, gives_way=True)
+        else:
+            self._reply(peer, message.call, outcome)
 
     def _reply(self, peer: NodeId, call: int, outcome: Outcome) -> None:
         letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
-        result = wire.CallResult(call, outcome.status, letters)
-        self._ledger.after(lambda: self._ways.send(peer, result))
+        self._ways.send(peer, wire.CallResult(call, outcome.status, letters))
 
     def cancelled(self, peer: NodeId, message: wire.CallCancel) -> None:
         """A peer's reader went away."""

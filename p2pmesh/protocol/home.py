@@ -273,7 +273,19 @@ class Home:
         if box is not None and letter is not None and not letter.is_started:
             letter.is_started = True
             self._keep(box, letter)
-        self._ledger.after(lambda: self._ways.effects.append(MessageMayStart(message_id)))
+        may_start = MessageMayStart(message_id)
+        self._ledger.after(lambda: self._ways.effects.append(may_start), gives_way=True)
+
+    def forget_unkept(self) -> None:
+        """The store is full: what it has not got of this node's own messages was not
+        accepted.  (Others send theirs again.)"""
+        for box in self.mailboxes.all():
+            for letter in list(box.letters.values()):
+                if not letter.is_kept and letter.via == self._ways.me:
+                    box.take(letter.message_id)
+                    self._drop(box.instance_id, letter)
+                    for stream, seq in letter.places:
+                        stream.open.discard(seq)
 
     # --- in: broadcasts and queries ---------------------------------------------------
 

@@ -12,7 +12,8 @@ of messages.  Deadlines are kept in *store time*: seconds that elapsed since the
 was made, as far as anybody can know.  It goes on over a restart of the process, stands
 still while the machine is off, and no step of the wall clock moves it.
 
-Invariants: ``then``s run in the order in which they were given, each at most once;
+Invariants: ``then``s run in the order in which they were given, but for those that
+give way where the store takes nothing, and each at most once;
 a row and its deletion that are saved together are one deletion.
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,6 +34,14 @@ class _Clock(msgspec.Struct, frozen=True, array_like=True):
     elapsed: float  # store time
     boot: str  # of which run of the machine ``now`` is
     now: float
+
+
+class _Wait(NamedTuple):
+    """What waits for a save."""
+
+    number: int
+    then: Callable[[], None]
+    gives_way: bool
 
 
 class Ledger:
@@ -49,7 +58,7 @@ class Ledger:
         self._now = now
         self._ahead = self._elapsed(now) - now
         self._changes: dict[tuple[str, bytes], Change] = {}
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: deque[_Wait] = deque()
         self._number = 1  # of the next Save
         self._safe = 0
 
@@ -95,13 +104,25 @@ class Ledger:
         """The time, for the next save."""
         self._now = now
 
-    def after(self, then: Callable[[], None]) -> None:
-        """Run it once everything that was put so far is safe."""
+    def after(self, then: Callable[[], None], *, gives_way: bool = False) -> None:
+        """Run it once everything that was put so far is safe.
+
+        ``gives_way``: at once where the store takes nothing: it is what makes room, or
+        what nobody may have to wait for.
+        """
         needed = self._number if self._changes else self._number - 1
-        if needed <= self._safe:
+        if needed <= self._safe or (gives_way and self.is_failing):
             then()
         else:
-            self._waiting.append((needed, then))
+            self._waiting.append(_Wait(needed, then, gives_way))
+
+    def failed(self) -> None:
+        """The store takes nothing for now."""
+        self.is_failing = True
+        giving_way = [wait for wait in self._waiting if wait.gives_way]
+        self._waiting = deque(wait for wait in self._waiting if not wait.gives_way)
+        for wait in giving_way:
+            wait.then()
 
     def take(self) -> Save | None:
         """The changes since the last call."""
@@ -118,8 +139,8 @@ class Ledger:
         """All saves up to this one are safe."""
         self.is_failing = False
         self._safe = max(self._safe, number)
-        while self._waiting and self._waiting[0][0] <= self._safe:
-            self._waiting.popleft()[1]()
+        while self._waiting and self._waiting[0].number <= self._safe:
+            self._waiting.popleft().then()
 
     @property
     def is_settled(self) -> bool:

@@ -188,7 +188,7 @@ class Outbox:
         if lane.is_full:
             self._counters["outbox_full"] += 1
             raise QueueFull(
-                f"the mailbox of {item.recipient!r} is full: it has to finish some first"
+                f"the home of {item.recipient!r} has no room for more: it has to finish some first"
             )
         self._account.used += item.size
         if item.deadline < self.next_at:
@@ -197,10 +197,13 @@ class Outbox:
             stream.append(item)
             self._hurry(at, lane)
             return
-        item.is_kept = False
+        # To an instance of this node it goes at once: one save has both its places.
+        item.is_kept = lane.home is not None and lane.home[0] == self._ways.me
         stream.append(item)
         self._keep(lane, item)
         self._ledger.after(partial(self._kept, lane, item))
+        if item.is_kept:
+            self._hurry(at, lane)
 
     def _hurry(self, at: Instant, lane: _Lane) -> None:
         """There is something new to send."""
@@ -229,7 +232,8 @@ class Outbox:
         """It is on disk: it may be sent, and is safe."""
         if item.is_over:
             return
-        lane.stream.keep(item)
+        if not item.is_kept:
+            lane.stream.keep(item)
         if not item.is_promised:
             item.is_promised = True
             self._ways.effects.append(MessageKept(item.message_id))
@@ -247,7 +251,7 @@ class Outbox:
         """The store is full: what it has not got was not accepted after all."""
         for lane in list(self._by_id.values()):
             for item in list(lane.stream.items.values()):
-                if item.is_kept or item.is_promised:
+                if item.is_promised:
                     continue
                 self._remove(lane.stream, item)
                 self._ways.effects.append(SendRefused(item.message_id, "store_full", detail))

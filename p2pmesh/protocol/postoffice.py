@@ -111,7 +111,8 @@ class PostOffice:
         """The store cannot take more: nothing is accepted until it can, and what it has
         not got yet was not accepted."""
         self._at = at
-        self._ledger.is_failing = True
+        self._ledger.failed()
+        self._home.forget_unkept()
         self._outbox.refuse_unkept(detail)
         self._broadcasts.refuse_unkept(detail)
 

@@ -369,7 +369,7 @@ def test_a_full_mailbox_holds_its_senders_until_there_is_room() -> None:
             except QueueFull as full:
                 refused.add(str(full))
     assert len(b.of(MessageArrived)) == limits.MAILBOX_MESSAGES_MAX
-    assert refused == {"the mailbox of 'b-1' is full: it has to finish some first"}
+    assert refused == {"the home of 'b-1' has no room for more: it has to finish some first"}
     assert sum(accepted) == limits.MAILBOX_MESSAGES_MAX + 3, "one of each found it full"
     world.pass_time(100.0)
     for sender in senders:
