@@ -144,13 +144,17 @@ class Core:
         if not self.news.put(subject, item, urgency, None if source is None else source.id):
             self.count("news_queue_full")
 
+    def feeds(self, link: Link) -> bool:
+        """Does its peer rely on this link for its news?"""
+        return link.is_ring or self.at.now < link.fed_until
+
     def spread(self) -> None:
         """Tell the news: each peer what it may not know, in as few messages as it fits."""
         now = self.at.now
         pieces = self.news.take(now)
         encoded: dict[tuple[bytes, ...], list[bytes]] = {}  # many links lack the same
         for link in self.links_up.values():
-            is_ring = link.is_ring or now < link.fed_until
+            is_ring = self.feeds(link)
             if link.is_paused:
                 self._keep(link, [p for p in pieces if p[1].is_for(link.id, is_ring=is_ring)])
                 continue

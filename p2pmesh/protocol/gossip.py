@@ -22,7 +22,7 @@ import msgspec
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.members import BUCKETS, View, bucket_of
 from p2pmesh.protocol.news import pack
-from p2pmesh.protocol.records import is_plausible
+from p2pmesh.protocol.records import RecordBook, is_plausible
 from p2pmesh.protocol.types import Life, NodeId
 
 _HASH: Final = 8
@@ -100,6 +100,17 @@ Item: TypeAlias = (
 _ITEMS: Final[msgspec.msgpack.Decoder[Item]] = msgspec.msgpack.Decoder(
     wire.RecordItem | wire.EntryItem | wire.Verdict | wire.Question | wire.Vouch | wire.Stall
 )
+
+
+def read_item(item: bytes, book: RecordBook) -> Item | None:
+    """As ``decode_item``; what a flood brings again and again is decoded once."""
+    known = book.said.get(item)
+    if known is not None:
+        return known
+    decoded = decode_item(item)
+    if isinstance(decoded, wire.Question | wire.Vouch | wire.Stall):
+        book.said.put(item, decoded)
+    return decoded
 
 
 def decode_item(item: bytes) -> Item | None:

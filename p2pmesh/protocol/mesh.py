@@ -30,7 +30,7 @@ from p2pmesh.protocol.connections import (
 )
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.dials import Purpose
-from p2pmesh.protocol.gossip import decode_item
+from p2pmesh.protocol.gossip import read_item
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
 from p2pmesh.protocol.ledger import Ledger
@@ -625,7 +625,8 @@ class Mesh:
             case wire.Digest():
                 self._membership.digest(link, message)
             case wire.Want():
-                self._membership.want(link, message)
+                if self._membership.want(link, message):
+                    self._monitoring.brief(link)
             case wire.CloseReason():
                 self._closed(link, message)
             case wire.Restamp():
@@ -647,7 +648,7 @@ class Mesh:
                 else:
                     core.news.known(known.id, encoded, link.id)
                 continue
-            match decode_item(encoded):
+            match read_item(encoded, core.book):
                 case wire.RecordItem() as item:
                     self._membership.record_item(item, link, flood=flood)
                 case wire.EntryItem() as item:

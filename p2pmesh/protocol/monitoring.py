@@ -21,14 +21,14 @@ from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.detector import Accuse, Detector, FlagStalled, Probe, Stage, Step, Wait
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.links import Link
-from p2pmesh.protocol.members import Change, Claim, verdict_version
-from p2pmesh.protocol.news import Urgency
+from p2pmesh.protocol.members import Change, Claim, Tombstone, verdict_version
+from p2pmesh.protocol.news import Urgency, pack
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
 from p2pmesh.protocol.session import NOT_P2PMESH, OTHER_KEY
 from p2pmesh.protocol.stamps import is_clock_set
-from p2pmesh.protocol.suspicion import Heard, Suspicions
+from p2pmesh.protocol.suspicion import Heard, Suspicions, question_version
 from p2pmesh.protocol.types import (
     AskUnacked,
     DialOutcome,
@@ -41,6 +41,7 @@ from p2pmesh.protocol.types import (
     NodeId,
 )
 
+_SWEEP_MIN: Final = 8
 _SWEEP_MAX: Final = 64
 #: The higher id of two ring neighbours waits this long for the other's dial.
 _YIELD: Final = 0.3
@@ -67,7 +68,10 @@ class Monitoring:
         self._rings_at = -timing.RING_SETTLE
         self._lagged_at = -timing.LAG_MEMORY
         self._swept_at = -timing.DIAL_TIMEOUT
-        self._numbers = 0
+        self._sweep_size = _SWEEP_MIN
+        #: What I say is numbered on from the start of this process, so that it is above
+        #: what my last life said, also where that life is still held.
+        self._numbers = max(0, core.at.wall)
 
     # --- rings ----------------------------------------------------------------------
 
@@ -281,6 +285,7 @@ class Monitoring:
         assert peer is not None
         case = self.detector.cases.get(peer)
         if case is not None:
+            self._sweep_size = _SWEEP_MIN
             if case.stalled:
                 self._flag(peer, case.life, stalled=False)
             if case.stage is not Stage.ACCUSED:
@@ -345,8 +350,9 @@ class Monitoring:
         met = self.met_address(peer) is not None
         step = self.detector.open(peer, held.version.life, core.at.now, heard_at=heard_at, met=met)
         self._step(peer, step)
-        if step is not None:
-            self._sweep_if_cut_off()
+        if step is not None and self._is_cut_off():
+            again = max(core.at.now + 0.01, self._swept_at + timing.DIAL_TIMEOUT)
+            core.timers.set_earlier("sweep", None, again)
 
     def _step(self, peer: NodeId, step: Step | None) -> None:
         core = self._core
@@ -416,24 +422,18 @@ class Monitoring:
             else:
                 link.heard_at = core.at.now
             return
-        asked = self.suspicions.open.get(peer)
-        is_enough = asked is not None and asked.deadline <= core.at.now + accuse.runs
-        if accuse.evidence is Evidence.REFUSED or not is_enough:
-            self.question(
-                self._make_question(held, accuse.evidence, accuse.runs, tombstone=False), None
-            )
+        self.question(self._make_question(held, accuse.evidence, accuse.runs), None)
 
     def _make_question(
-        self, held: SignedRecord, evidence: str, runs: float, *, tombstone: bool
+        self, held: SignedRecord, evidence: str, runs: float, *, tombstone: bool = False
     ) -> wire.Question:
-        self._numbers += 1
         return wire.Question(
             subject=held.id,
             life=held.version.life,
             incarnation=held.version.incarnation,
             evidence=evidence,
             accuser=self._core.me,
-            number=self._numbers,
+            number=self._next_number(),
             runs=int(runs * 1000),
             tombstone=tombstone,
         )
@@ -451,21 +451,19 @@ class Monitoring:
                 if not link.is_up:
                     self._core.connections.close(link, "answered")
 
-    def _sweep_if_cut_off(self) -> None:
-        """Half of my ring links lost: dial members at random to find the mesh, or
-        to bury the other side, whose monitors are all on the other side too."""
-        core = self._core
-        now = core.at.now
+    def _is_cut_off(self) -> bool:
+        """Half of my ring links lost."""
         lost = sum(1 for node in self.targets if node in self.detector.cases)
-        if lost < 2 or lost * 2 < len(self.targets):
-            return
-        if now - self._swept_at < timing.DIAL_TIMEOUT:
-            return
-        self._swept_at = now
-        core.timers.set("sweep", None, now + 0.01)
+        return lost >= 2 and lost * 2 >= len(self.targets)
 
     def sweep(self) -> None:
+        """I am cut off: dial members at random to find the mesh, or to bury the other
+        side, whose monitors are all on the other side too.  A few at first: hundreds do
+        so in one moment; twice as many each time that nobody answers."""
         core = self._core
+        if not self._is_cut_off():
+            self._sweep_size = _SWEEP_MIN
+            return
         unheard = [
             held.id
             for held in core.view.all_alive()
@@ -474,10 +472,13 @@ class Monitoring:
             and held.id not in self.detector.cases
             and held.id not in self.suspicions.open
         ]
-        if len(unheard) > _SWEEP_MAX:
-            unheard = core.rng.sample(unheard, _SWEEP_MAX)
+        if len(unheard) > self._sweep_size:
+            unheard = core.rng.sample(unheard, self._sweep_size)
         for peer in unheard:
             self._investigate(peer, heard_at=core.at.now)
+        self._swept_at = core.at.now
+        self._sweep_size = min(2 * self._sweep_size, _SWEEP_MAX)
+        core.timers.set("sweep", None, core.at.now + timing.DIAL_TIMEOUT)
 
     # --- questions, vouches, verdicts ---------------------------------------------------
 
@@ -486,12 +487,13 @@ class Monitoring:
     ) -> None:
         """Somebody (perhaps I) asks whether a life is gone.  ``item`` is passed on as
         it came, with what a later version appended."""
+        if self.suspicions.knows(question):
+            return
         core = self._core
         held = core.view.alive(question.subject)
         if held is None or not core.view.is_alive(question.accuser):
             return
-        known = held.version.life, held.version.incarnation
-        if (question.life, question.incarnation) < known:
+        if question_version(question) < (held.version.life, held.version.incarnation):
             if source is not None:
                 core.tell(source, wire.News((held.item,)))
             return
@@ -545,18 +547,19 @@ class Monitoring:
                 core.tell(link, wire.Ping(0))
                 link.pinged_at = core.at.now
             return
-        self._numbers += 1
+        number = self._next_number()
         self.vouch(
-            wire.Vouch(
-                subject, suspicion.life, suspicion.incarnation, core.me, self._numbers, answers
-            ),
+            wire.Vouch(subject, suspicion.life, suspicion.incarnation, core.me, number, answers),
             None,
         )
 
     def vouch(self, vouch: wire.Vouch, source: Link | None, item: bytes | None = None) -> None:
         core = self._core
         held = core.view.alive(vouch.subject)
-        if held is None or vouch.life != held.version.life:
+        if held is None:
+            self._answer_too_late(vouch, source)
+            return
+        if vouch.life != held.version.life:
             return
         if not core.view.is_alive(vouch.voucher):
             return
@@ -573,6 +576,17 @@ class Monitoring:
             self._cleared(held)
         if heard is Heard.CLEARED or any(accuser == core.me for accuser, _ in vouch.answers):
             self._rest(vouch.subject)
+
+    def _answer_too_late(self, vouch: wire.Vouch, source: Link | None) -> None:
+        """The question stood here before the answer came.  Verdicts are not passed on to
+        who heard the question: the voucher has to learn of this one, to ask anew."""
+        core = self._core
+        buried = core.view.nodes.get(vouch.subject)
+        if source is not None and isinstance(buried, Tombstone):
+            version = buried.version
+            if (vouch.life, vouch.incarnation) == (version.life, version.incarnation):
+                item = core.view.item(vouch.subject, buried, core.at.now)
+                core.tell(source, wire.News((item,)))
 
     def _cleared(self, held: SignedRecord) -> None:
         core = self._core
@@ -622,6 +636,14 @@ class Monitoring:
         )  # fmt: skip
         self.question(question, None)
 
+    def brief(self, link: Link) -> None:
+        """A newcomer has had its snapshot: tell it what is asked, so that it passes the
+        verdict like everyone."""
+        questions = [wire.encode(question) for question in self.suspicions.all_questions()]
+        for group in pack(questions):
+            link.say_encoded(wire.encode(wire.News(group)), bulk=True)
+        self._core.touch(link)
+
     def suspicions_due(self) -> None:
         """Questions whose time is over.  When this process itself was late, what the
         subject answered may still wait in our sockets: give it one more moment."""
@@ -630,8 +652,7 @@ class Monitoring:
             suspicion = self.suspicions.open[subject]
             late = core.at.now - suspicion.deadline
             if late > timing.LAG_TOLERANCE:
-                for accuser in suspicion.deadlines:
-                    suspicion.deadlines[accuser] = core.at.now + timing.LAG_TOLERANCE
+                self.suspicions.extend(subject, core.at.now + timing.LAG_TOLERANCE)
             elif suspicion.about_tombstone and core.hears(subject):
                 self.suspicions.drop(subject)
                 held = core.view.alive(subject)
@@ -657,10 +678,13 @@ class Monitoring:
 
     def _pass(self, verdict: wire.Verdict, source: Link | None) -> None:
         core = self._core
+        asked = verdict.subject in self.suspicions.open
         before = core.view.nodes.get(verdict.subject)
         change = core.view.offer_verdict(verdict, core.at.now)
-        if change is Change.FAILED:
-            core.changes.append(Changed(verdict.subject, change, before))
+        if change is not Change.FAILED:
+            return
+        core.changes.append(Changed(verdict.subject, change, before))
+        if not asked:  # else it went everywhere, and everyone passes the verdict alike
             core.flood(verdict.subject, wire.encode(verdict), Urgency.ENDING, source=source)
 
     def _arm_suspicions(self) -> None:
@@ -744,16 +768,17 @@ class Monitoring:
 
     def _settle_live(self, held: SignedRecord, before: Claim | None) -> None:
         core, node = self._core, held.record.id
-        same_life = isinstance(before, SignedRecord) and (before.version.life == held.version.life)
-        if not same_life:
+        known = before if isinstance(before, SignedRecord | Tombstone) else None
+        is_new_life = known is None or known.version.life != held.version.life
+        if is_new_life or isinstance(known, Tombstone):
             link = core.links_up.get(node)
             if link is not None and link.is_outbound:
                 self.note_met(node, link.address)
-            if before is not None:
-                self.suspicions.new_life(node)
-                self.suspicions.drop(node)
-                self._close(node)
-                self._forget_stall(node)
+        if known is not None and is_new_life:
+            self.suspicions.new_life(node)
+            self.suspicions.drop(node)
+            self._close(node)
+            self._forget_stall(node)
         elif self.suspicions.refuted(
             node, held.version.life, held.version.incarnation, core.at.now
         ):

@@ -31,6 +31,7 @@ SIGNATURE_BYTES: Final = 64
 #: Verified records and entries that are kept, by generation (two are).
 _RECORDS_KEPT: Final = limits.MEMBERS_MAX
 _ENTRIES_KEPT: Final = 1024
+_SAID_KEPT: Final = 1024
 _INT64: Final = 2**63
 _LONGEST_ADDRESS: Final = "[2001:0db8:0000:0000:0000:0000:0000:0001]:65535"
 
@@ -156,9 +157,12 @@ class RecordBook:
     """Bytes to verified records; the only way from one to the other."""
 
     def __init__(self) -> None:
-        self._records: _Memo[SignedRecord] = _Memo(_RECORDS_KEPT)
-        self._by_item: _Memo[SignedRecord] = _Memo(_RECORDS_KEPT)
-        self._entries: _Memo[SignedEntry] = _Memo(_ENTRIES_KEPT)
+        self._records: Memo[SignedRecord] = Memo(_RECORDS_KEPT)
+        self._by_item: Memo[SignedRecord] = Memo(_RECORDS_KEPT)
+        self._entries: Memo[SignedEntry] = Memo(_ENTRIES_KEPT)
+        #: Questions and their answers, by the news item that carries them: a flood
+        #: brings each over every link.
+        self.said: Memo[wire.Question | wire.Vouch | wire.Stall] = Memo(_SAID_KEPT)
         #: A record that is known already, by the news item that carries it: most of what
         #: a flood brings is known.
         self.by_item = self._by_item.get
@@ -198,7 +202,7 @@ class RecordBook:
 _T = TypeVar("_T")
 
 
-class _Memo(Generic[_T]):
+class Memo(Generic[_T]):
     """What was asked for lately: at least ``most`` of it, at most twice that."""
 
     __slots__ = ("_most", "_new", "_old")

@@ -10,6 +10,10 @@ needed, so the small side of a split can bury the large one::
     Y, who hears X ── Vouch(answers: that question) ──► all, or
     nobody … 250 ms … each: X failed.   Two monitors, both refused: at once.
 
+Hundreds may find out in one moment.  A question that adds nothing to what is asked
+already is not passed on, so different nodes may hold different questions about one
+subject; hence a vouch answers all that it names, and the weak ones that it does not.
+
 A question with ``tombstone`` asks about a verdict that somebody passed elsewhere
 or long ago.  It runs a second, counts no accusers, and a vouch does not stop it:
 only the subject's higher incarnation does, because nothing less would beat that
@@ -22,9 +26,10 @@ so that a flood which is still on its way never becomes new again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import heappop, heappush
 from math import inf
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -40,7 +45,7 @@ _Pair: TypeAlias = tuple[NodeId, NodeId]  # subject, and who speaks of it
 class Heard(Enum):
     """What a question or vouch was to this node."""
 
-    OLD = "old"  # known, or about another life: do not pass it on
+    OLD = "old"  # known, about another life, or asked already: do not pass it on
     NEW = "new"  # pass it on
     FIRST = "first"  # pass it on; the subject is suspect from now
     CONVICTED = "convicted"  # pass it on; a second monitor was refused as well
@@ -56,6 +61,10 @@ class Suspicion:
     opened_at: float
     questions: dict[NodeId, wire.Question] = field(default_factory=dict)
     deadlines: dict[NodeId, float] = field(default_factory=dict)
+
+    @property
+    def version(self) -> tuple[Life, int]:
+        return self.life, self.incarnation
 
     @property
     def deadline(self) -> float:
@@ -84,10 +93,16 @@ class Suspicions:
 
     def __init__(self) -> None:
         self.open: dict[NodeId, Suspicion] = {}
+        self._deadlines: list[tuple[float, NodeId]] = []  # a heap; some are void
         self._asked: _Recent[int] = _Recent()  # the last number of an accuser
         self._vouched: _Recent[int] = _Recent()  # the last number of a voucher
         self._answered: _Recent[int] = _Recent()  # the last that was answered
         self._answered_at: _Recent[float] = _Recent()
+
+    def knows(self, question: wire.Question) -> bool:
+        """Is this a copy of what was heard before?"""
+        pair = question.subject, question.accuser
+        return question.number <= self._asked.get(pair, -1)
 
     def ask(self, question: wire.Question, now: float) -> Heard:
         """A question, about the life and incarnation that the caller holds."""
@@ -98,45 +113,50 @@ class Suspicions:
         if question.number <= answered and not question.tombstone:
             return Heard.NEW  # its answer overtook it
         suspicion = self.open.get(subject)
-        version = question.life, question.incarnation
-        if suspicion is not None and version < (suspicion.life, suspicion.incarnation):
-            return Heard.OLD
-        is_first = suspicion is None or version > (suspicion.life, suspicion.incarnation)
-        if suspicion is None or is_first:
+        is_first = suspicion is None
+        if suspicion is None or question_version(question) > suspicion.version:
             suspicion = Suspicion(question.life, question.incarnation, now)
             self.open[subject] = suspicion
+        elif _adds_nothing(question, suspicion, now):
+            return Heard.OLD
         earlier = suspicion.questions.get(accuser)
         if earlier is None and len(suspicion.questions) >= limits.QUESTIONS_MAX:
             return Heard.NEW  # it is in question, whoever else asks
         if earlier is not None and earlier.tombstone and not question.tombstone:
             return Heard.NEW  # what it asked before is harder to answer
         suspicion.questions[accuser] = question
-        suspicion.deadlines[accuser] = now + _runs(question)
+        self._set_deadline(suspicion, question, now + _runs(question))
         if self._is_convicted(suspicion, now):
             return Heard.CONVICTED
         return Heard.FIRST if is_first else Heard.NEW
 
     def vouch(self, vouch: wire.Vouch, now: float) -> Heard:
-        """Somebody hears the subject: the questions it names are answered."""
+        """Somebody hears the subject: the questions it names are answered, and all weak
+        ones."""
         if not self._vouched.is_higher((vouch.subject, vouch.voucher), vouch.number):
             return Heard.OLD
-        suspicion = self.open.get(vouch.subject)
         for accuser, number in vouch.answers:
             self._note_answered(vouch.subject, accuser, number, now)
-            if suspicion is None:
-                continue
-            question = suspicion.questions.get(accuser)
-            if question is not None and question.number <= number and not question.tombstone:
+        suspicion = self.open.get(vouch.subject)
+        if suspicion is None:
+            return Heard.NEW
+        named = dict(vouch.answers)
+        is_current = (vouch.life, vouch.incarnation) >= suspicion.version
+        for accuser, question in tuple(suspicion.questions.items()):
+            is_weak = question.evidence != Evidence.REFUSED and is_current
+            is_named = question.number <= named.get(accuser, -1)
+            if (is_named or is_weak) and not question.tombstone:
                 del suspicion.questions[accuser], suspicion.deadlines[accuser]
-        if suspicion is not None and not suspicion.questions:
-            del self.open[vouch.subject]
-            return Heard.CLEARED
-        return Heard.NEW
+                self._note_answered(vouch.subject, accuser, question.number, now)
+        if suspicion.questions:
+            return Heard.NEW
+        del self.open[vouch.subject]
+        return Heard.CLEARED
 
     def refuted(self, subject: NodeId, life: Life, incarnation: int, now: float) -> bool:
         """The subject spoke with this version.  True: it is suspect no more."""
         suspicion = self.open.get(subject)
-        if suspicion is None or (life, incarnation) <= (suspicion.life, suspicion.incarnation):
+        if suspicion is None or (life, incarnation) <= suspicion.version:
             return False
         for accuser, question in suspicion.questions.items():
             self._note_answered(subject, accuser, question.number, now)
@@ -150,6 +170,10 @@ class Suspicions:
             return ()
         return tuple((a, q.number) for a, q in suspicion.questions.items() if not q.tombstone)
 
+    def all_questions(self) -> Iterator[wire.Question]:
+        for suspicion in self.open.values():
+            yield from suspicion.questions.values()
+
     def drop(self, subject: NodeId) -> Suspicion | None:
         """The subject failed, left or changed its life."""
         return self.open.pop(subject, None)
@@ -162,13 +186,35 @@ class Suspicions:
         self._answered_at.forget(lambda pair: pair[0] == node)
 
     def due(self, now: float) -> list[NodeId]:
-        """Subjects of whom a question stands unanswered."""
-        return [node for node, suspicion in self.open.items() if suspicion.deadline <= now]
+        """Subjects of whom a question stands unanswered; each is told once."""
+        due: dict[NodeId, None] = {}
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, subject = heappop(self._deadlines)
+            suspicion = self.open.get(subject)
+            if suspicion is not None and suspicion.deadline <= now:
+                due[subject] = None
+        return list(due)
+
+    def extend(self, subject: NodeId, until: float) -> None:
+        """Wait for an answer a moment longer."""
+        suspicion = self.open[subject]
+        for question in suspicion.questions.values():
+            self._set_deadline(suspicion, question, until)
 
     def next_deadline(self) -> float | None:
-        return min((suspicion.deadline for suspicion in self.open.values()), default=None)
+        while self._deadlines:
+            deadline, subject = self._deadlines[0]
+            suspicion = self.open.get(subject)
+            if suspicion is not None and suspicion.deadline == deadline:
+                return deadline
+            heappop(self._deadlines)
+        return None
 
     # --- private ----------------------------------------------------------------
+
+    def _set_deadline(self, suspicion: Suspicion, question: wire.Question, at: float) -> None:
+        suspicion.deadlines[question.accuser] = at
+        heappush(self._deadlines, (at, question.subject))
 
     def _is_convicted(self, suspicion: Suspicion, now: float) -> bool:
         """Two monitors refused.  One whose question was answered lately is not a
@@ -184,6 +230,23 @@ class Suspicions:
     def _note_answered(self, subject: NodeId, accuser: NodeId, number: int, now: float) -> None:
         self._answered.is_higher((subject, accuser), number)
         self._answered_at.put((subject, accuser), now)
+
+
+def question_version(question: wire.Question) -> tuple[Life, int]:
+    return question.life, question.incarnation
+
+
+def _adds_nothing(question: wire.Question, suspicion: Suspicion, now: float) -> bool:
+    """Is that asked already, of this version or a later one, to stand no later?"""
+    if question_version(question) < suspicion.version:
+        return True
+    if question.accuser in suspicion.questions:
+        return False
+    if question.tombstone:
+        return suspicion.about_tombstone
+    if question.evidence == Evidence.REFUSED:
+        return False  # two convict
+    return suspicion.deadline <= now + _runs(question)
 
 
 def _runs(question: wire.Question) -> float:

@@ -629,6 +629,7 @@ def test_a_flood_of_valid_key_nonsense_leaves_nothing_growing(
         monkeypatch.setattr(limits, name, small)
     monkeypatch.setattr(records, "_RECORDS_KEPT", 16)
     monkeypatch.setattr(records, "_ENTRIES_KEPT", 16)
+    monkeypatch.setattr(records, "_SAID_KEPT", 16)
     door = Door()
     rng = random.Random(5)
     door.introduced(1)
