@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from p2pmesh.arguments import read
 from p2pmesh.client.calls import Answer, Request
 from p2pmesh.errors import ConfigError, PeerUnreachable
+from p2pmesh.http.tokens import read_token
 from p2pmesh.transport.runtime import RuntimeEntry
 from p2pmesh.values import read_url
 
@@ -71,7 +72,7 @@ class Nodes:
         if not named and (url := os.environ.get("P2PMESH_URL")):
             named = [("P2PMESH_URL", url)]
         self._given = [read(what, read_url, url) for what, url in named]
-        self._token = token or os.environ.get("P2PMESH_HTTP_TOKEN") or None
+        self._token = _read_token(token)
         self._mesh = mesh
         self._here: list[str] = []  # of this machine, oldest first
         self._tokens: dict[str, str] = {}  # that these left for their user
@@ -154,3 +155,18 @@ class Nodes:
             return PeerUnreachable(f"no node answers: {tried}; {advice}")
         of_mesh = "" if self._mesh is None else f" of mesh {self._mesh!r}"
         return PeerUnreachable(f"no p2pmesh node{of_mesh} runs here: {advice}")
+
+
+def _read_token(given: str | None) -> str | None:
+    """An error never quotes it."""
+    name = "token"
+    if not given:
+        name, given = "P2PMESH_HTTP_TOKEN", os.environ.get("P2PMESH_HTTP_TOKEN")
+    if not given:
+        return None
+    if not isinstance(given, str):
+        raise ConfigError(f"{name}: give text, not {type(given).__name__}")
+    try:
+        return read_token(given)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from p2pmesh.client import calls
@@ -135,10 +137,24 @@ def test_each_node_gets_the_token_that_is_its_own(monkeypatch: pytest.MonkeyPatc
     world = World({B: LISTING}, here=(entry(B, token="of B"),))
     world.run(nodes(B).call(calls.list_instances()))
     assert world.tokens == ["of B"], "a given node may be one of this machine"
-    monkeypatch.setenv("P2PMESH_HTTP_TOKEN", "of the environment")
+    monkeypatch.setenv("P2PMESH_HTTP_TOKEN", "of-the-environment")
     world = World({A: LISTING})
     world.run(nodes(A).call(calls.list_instances()))
-    assert world.tokens == ["of the environment"]
+    assert world.tokens == ["of-the-environment"]
+
+
+@pytest.mark.parametrize("bad", ["SECRET\n", "SEC RET", "SECRET\r\nX: y", "SECRET" * 99, b"SECRET"])
+def test_a_token_that_no_header_carries_is_refused_and_never_quoted(
+    monkeypatch: pytest.MonkeyPatch, bad: Any
+) -> None:
+    with pytest.raises(ConfigError, match=r"^token: ") as caught:
+        nodes(A, token=bad)
+    assert "SEC" not in str(caught.value)
+    if isinstance(bad, str):
+        monkeypatch.setenv("P2PMESH_HTTP_TOKEN", bad)
+        with pytest.raises(ConfigError, match=r"^P2PMESH_HTTP_TOKEN: ") as caught:
+            nodes(A)
+        assert "SEC" not in str(caught.value)
 
 
 def test_a_node_that_runs_anew_has_another_token_which_is_looked_up() -> None:
