@@ -8,6 +8,7 @@ when they are first used, so that the second never imports what the first needs.
     presence  an agent that stays registered
     reading   its messages, one after the other
     aio, blocking   the two shells that carry it out
+    deadline  the connections of the latter
 
 Does not: know the mesh's protocol, or keep anything on disk.
 """

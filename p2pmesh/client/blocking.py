@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from p2pmesh.client import calls
 from p2pmesh.client.answers import Heartbeat, Instance, Message, Registration, Sent
 from p2pmesh.client.calls import ANSWER_MAX, Answer
+from p2pmesh.client.deadline import Connection
 from p2pmesh.client.nodes import Ask, Failure, Flow, Look, Looked, Nodes, Pause, Step
 from p2pmesh.client.presence import BEAT_INTERVAL, Presence
 from p2pmesh.client.reading import Reading
@@ -49,7 +50,7 @@ class SyncMeshClient:
         calls.check_timeout(timeout)
         self._nodes = Nodes(urls, mesh, token)
         self._timeout = timeout
-        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._idle: dict[str, list[Connection]] = {}
         self._is_closed = threading.Event()
 
     @staticmethod
@@ -217,10 +218,10 @@ class SyncMeshClient:
 
     def _ask(self, step: Ask) -> Answer | Failure:
         limit = self._timeout + step.request.wait
-        connection, is_reused = self._open(step.url, limit)
+        connection, is_reused = self._open(step.url, time.monotonic() + limit)
         is_kept = False
         try:
-            answer = _exchange(connection, step, limit)
+            answer = _exchange(connection, step)
             is_kept = isinstance(answer, Answer) and connection.sock is not None
             return answer
         except TimeoutError:
@@ -241,21 +242,18 @@ class SyncMeshClient:
 
     # --- connections --------------------------------------------------------------------
 
-    def _open(self, url: str, timeout: float) -> tuple[http.client.HTTPConnection, bool]:
+    def _open(self, url: str, ends_at: float) -> tuple[Connection, bool]:
         """A connection that nobody uses; whether it was used before."""
         idle = self._idle.get(url)
         if idle:
             with suppress(IndexError):  # another thread was first
                 connection = idle.pop()
-                connection.sock.settimeout(timeout)
+                connection.set_deadline(ends_at)
                 return connection, True
         parts = urlsplit(url)
-        return (
-            http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout),
-            False,
-        )
+        return Connection(parts.hostname or "", parts.port or 80, ends_at), False
 
-    def _keep(self, url: str, connection: http.client.HTTPConnection) -> None:
+    def _keep(self, url: str, connection: Connection) -> None:
         idle = self._idle.setdefault(url, [])
         if len(idle) >= _IDLE_MAX or self._is_closed.is_set():
             connection.close()
@@ -268,7 +266,7 @@ class SyncMeshClient:
             connection.close()
 
 
-def _exchange(connection: http.client.HTTPConnection, step: Ask, limit: float) -> Answer | Failure:
+def _exchange(connection: Connection, step: Ask) -> Answer | Failure:
     """One request and its answer; raises OSError, HTTPException."""
     request = step.request
     headers = dict(request.headers)
@@ -282,8 +280,6 @@ def _exchange(connection: http.client.HTTPConnection, step: Ask, limit: float) -
             content += chunk
             if len(content) > ANSWER_MAX:
                 return Failure(f"its answer exceeds {ANSWER_MAX:,} bytes")
-            if time.monotonic() - asked_at > limit:
-                raise TimeoutError
         if response.length:  # what was announced and never came
             raise ConnectionResetError
         took = time.monotonic() - asked_at

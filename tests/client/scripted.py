@@ -25,9 +25,10 @@ class HangUp:
 
 
 class Drip(NamedTuple):
-    """One byte after the other, for ever."""
+    """One drop after the other, for ever."""
 
     head: bytes
+    drop: bytes = b" "
 
 
 HANG, HANG_UP = Hang(), HangUp()
@@ -70,8 +71,8 @@ class Scripted:
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            first, *rest = head.strip().split("\r\n")
+            request = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *rest = request.strip().split("\r\n")
             headers = {name.lower(): value for name, value in (x.split(": ", 1) for x in rest)}
             await reader.readexactly(int(headers.get("content-length", 0)))
             self.asked.append(Asked(number, first.removesuffix(" HTTP/1.1"), headers))
@@ -83,10 +84,10 @@ class Scripted:
                     return
                 case HangUp():
                     return
-                case Drip(content):
-                    writer.write(content)
+                case Drip(head, drop):
+                    writer.write(head)
                     while True:
-                        writer.write(b" ")
+                        writer.write(drop)
                         await writer.drain()
                         await asyncio.sleep(0.01)
                 case bytes():

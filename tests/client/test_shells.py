@@ -63,10 +63,13 @@ async def test_a_send_over_a_connection_that_had_ended_is_sent_again_as_the_same
         (http(b"x" * 100)[:-50] + b"Connection: close", "the connection ended before an answer"),
         (HANG, "no answer in 0.3 s"),
         (Drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), "no answer in 0.3 s"),
+        (Drip(b"HTTP/1.1 200 OK\r\nX: "), "no answer in 0.3 s"),
+        (Drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 9), "no answer in 0.3 s"),
         (b"220 smtp.example ESMTP\r\nConnection: close\r\n", "as a p2pmesh node does"),
     ],
-    ids=["hangs up", "hangs up half-way", "says nothing", "drips", "is no HTTP server"],
-)
+    ids=["hangs up", "hangs up half-way", "says nothing", "drips", "drips its head",
+         "says 100 for ever", "is no HTTP server"],
+)  # fmt: skip
 async def test_where_a_node_does_not_answer_the_next_is_asked(
     connect: Connect, start: Start, answer: object, reason: str
 ) -> None:
