@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,13 +79,23 @@ def test_an_example_is_short_and_configures_nothing(name: str, most: int) -> Non
 
 
 @pytest.fixture
-def node(mesh: str, home: Path) -> Iterator[Process]:
+def token() -> str | None:
+    """What the node asks for; a test may say otherwise."""
+    return None
+
+
+@pytest.fixture
+def node(mesh: str, home: Path, token: str | None) -> Iterator[Process]:
     """A node on this machine: the only one, so that who looks for one finds it."""
     flags = ("--mesh", mesh, "--no-mdns", "--bind", "127.0.0.1", "--port", "0")
     command = (*P2PMESH, "run", "--json", *flags, "--http", "127.0.0.1:0")
-    with Process(command, home=home) as process:
+    with Process(command, home=home, env=shown(token)) as process:
         process.event("joined")
         yield process
+
+
+def shown(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"P2PMESH_HTTP_TOKEN": token}
 
 
 @pytest.fixture
@@ -91,10 +103,10 @@ def guest(node: Process, home: Path) -> Iterator[Callable[..., subprocess.Popen[
     """Starts an example that takes part through that node."""
     with ExitStack() as stack:
 
-        def start(*command: str) -> subprocess.Popen[str]:
+        def start(*command: str, token: str | None = None) -> subprocess.Popen[str]:
             process = subprocess.Popen(
-                command, env=environment(home), cwd=EXAMPLES, text=True, start_new_session=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                command, env=environment(home) | shown(token), cwd=EXAMPLES, text=True,
+                start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             stack.callback(process.communicate)
             stack.callback(process.kill)
@@ -112,11 +124,50 @@ def lists(home: Path, name: str) -> bool:
     return name in {each["instance_id"] for each in members if each["state"] == "alive"}
 
 
-@pytest.mark.parametrize("example", ["guest.py", "guest_sync.py", "guest_requests.py"])
+def call(node: Process, path: str, **body: Any) -> Any:
+    headers = {"Content-Type": "application/json"}
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(url(node) + path, data, headers)
+    with urllib.request.urlopen(request, timeout=HANG) as answer:
+        return json.load(answer)
+
+
+def register(node: Process, name: str) -> None:
+    nothing: dict[str, Any] = {"capabilities": [], "agent_profiles": []}
+    call(node, "/registry/register", instance_id=name, hostname="", port=0, **nothing)
+
+
+def send(node: Process, source: str, target: str, message_type: str, payload: Any) -> None:
+    body = {"target_instance": target, "message_type": message_type, "payload": payload}
+    call(node, f"/messages/send/{source}", **body)
+
+
+ANSWERING = {"guest.py": "ada", "guest_sync.py": "bob", "guest_requests.py": "eve"}
+
+
+@pytest.mark.parametrize("example", ANSWERING)
+def test_a_guest_goes_on_after_what_it_cannot_or_must_not_answer(
+    node: Process, home: Path, guest: Callable[..., subprocess.Popen[str]], example: str
+) -> None:
+    name = ANSWERING[example]
+    guest(sys.executable, example, *((name, url(node)) if name == "eve" else ()))
+    eventually(lambda: lists(home, name), f"{name} is listed")
+    register(node, "other")
+    send(node, "a-stranger", name, "Query", "nobody hears the answer")
+    send(node, "other", name, "Response", "an answer to nothing")
+    send(node, "other", name, "Query", {"no": "string"})
+    answer = run_command(*P2PMESH, "request", name, '"hello"', home=home)
+    assert (answer.stdout, answer.returncode) == ("HELLO\n", 0), answer.stderr
+    payloads = [each["payload"] for each in call(node, "/messages/other")["messages"]]
+    assert payloads == [str({"no": "string"}).upper()]
+    eventually(lambda: not call(node, f"/messages/{name}")["messages"], "all is acknowledged")
+
+
+@pytest.mark.parametrize("example", ANSWERING)
 def test_a_guest_answers_what_it_is_asked_through_any_node(
     node: Process, home: Path, guest: Callable[..., subprocess.Popen[str]], example: str
 ) -> None:
-    name = {"guest.py": "ada", "guest_sync.py": "bob"}.get(example, "eve")
+    name = ANSWERING[example]
     arguments = (name, url(node)) if name == "eve" else ()
     process = guest(sys.executable, example, *arguments)
     eventually(lambda: lists(home, name), f"{name} is listed")
@@ -143,6 +194,29 @@ def test_a_guest_may_be_a_shell_script(
     process.send_signal(signal.SIGINT)
     assert process.wait(HANG) == 0
     assert not lists(home, "shell"), "it said goodbye"
+
+
+SHELL = pytest.param(
+    ("./guest.sh",),
+    marks=pytest.mark.skipif(shutil.which("curl") is None, reason="this example needs curl"),
+)
+
+
+@pytest.mark.parametrize("token", ["a-token-of-some-length-0123456789"])
+@pytest.mark.parametrize("command", [SHELL, (sys.executable, "guest_requests.py")])
+def test_a_guest_shows_its_token_and_says_why_it_was_refused(
+    node: Process,
+    home: Path,
+    guest: Callable[..., subprocess.Popen[str]],
+    command: tuple[str, ...],
+    token: str,
+) -> None:
+    refused = guest(*command, "wrong", url(node), token="another" + token)
+    said = "".join(refused.communicate(timeout=HANG))
+    assert refused.returncode != 0
+    assert "token" in said, said
+    guest(*command, "right", url(node), token=token)
+    eventually(lambda: lists(home, "right"), "it is listed")
 
 
 @pytest.mark.parametrize(
