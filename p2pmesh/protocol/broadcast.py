@@ -7,8 +7,10 @@
 The tree is speed, receipts are the guarantee.  A broadcast is owed to every
 instance alive when it was sent, the sender aside, through its home then.  A home
 that failed and comes back in the same life gets it directly; one that comes back
-in another lost what it had, and the instances that lived in it with it.  An
-instance that lives elsewhere by then (a guest that moved) gets it by the outbox.
+in another lost what it had, and the instances that lived in it with it.
+
+A guest of another node gets a message of its own instead, by the outbox: it may outlive
+its home, and the home's receipt would be all that is left of its copy.
 
 All broadcasts of a node are one stream.  ``floor`` is the lowest number owed to
 anybody, in a repair the lowest owed to that home; see ``window``.
@@ -156,19 +158,27 @@ class Broadcasts:
     # --- sending ------------------------------------------------------------------
 
     def accept(
-        self, at: Instant, envelope: Envelope, deadline: float, instances: Iterable[Instance]
+        self,
+        at: Instant,
+        envelope: Envelope,
+        deadline: float,
+        instances: Iterable[Instance],
+        by_post: Collection[str] = (),
     ) -> Held:
-        """Number it and note to whom it is owed.  Raises QueueFull."""
+        """Number it and note to whom it is owed; ``by_post``: those who get a message of
+        their own.  Raises QueueFull."""
         size = OVERHEAD + len(envelope.payload)
         self._make_room(size)
         self._highest += 1
         held = Held(self._highest, envelope, deadline, self._directory.highest(), at.now)
         for instance in instances:
+            held.states[instance.instance_id] = "queued"
+            if instance.instance_id in by_post:
+                continue
             owed = held.homes.get(instance.home)
             if owed is None:
                 owed = held.homes[instance.home] = _Owed(instance.home_life, held.due_at)
             owed.ids.append(instance.instance_id)
-            held.states[instance.instance_id] = "queued"
         self._held[held.seq] = held
         self._bytes += size
         self._account.used += size

@@ -85,7 +85,10 @@ class Casting:
             for instance in self._directory.live_instances()
             if instance.instance_id != envelope.source
         ]
-        held = broadcasts.accept(at, envelope, expires_at, instances)
+        by_post = [i.instance_id for i in instances if i.kind == "guest" and i.home != me]
+        held = broadcasts.accept(at, envelope, expires_at, instances, frozenset(by_post))
+        for instance_id in by_post:
+            self._post(at, held, instance_id, envelope)
         cast = broadcasts.cast(at, held)
         mine = self._home.cast(envelope, me, expires_at, held.born_below)
         broadcasts.receipt(wire.CastReceipt(me, broadcasts.stream, held.seq, (me,), *mine))
@@ -104,14 +107,18 @@ class Casting:
     def tick(self, at: Instant) -> None:
         """Repair what is due; who lives elsewhere by now gets a message of its own."""
         for held, instance_id, envelope in self._broadcasts.tick(at):
-            item = Item(envelope, instance_id, held.deadline)
-            try:
-                self._outbox.accept(at, item)
-            except QueueFull as full:
-                self._broadcasts.refused(held, instance_id, str(full))
-            else:
-                self._broadcasts.posted(held, instance_id, item)
+            self._post(at, held, instance_id, envelope)
         self._tree.tick(at)
+
+    def _post(self, at: Instant, held: Held, instance_id: str, envelope: Envelope) -> None:
+        """A message of its own."""
+        item = Item(envelope, instance_id, held.deadline)
+        try:
+            self._outbox.accept(at, item)
+        except QueueFull as full:
+            self._broadcasts.refused(held, instance_id, str(full))
+        else:
+            self._broadcasts.posted(held, instance_id, item)
 
     # --- received ---------------------------------------------------------------------
 

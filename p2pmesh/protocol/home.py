@@ -1,7 +1,8 @@
 """A home: messages from the intake into the mailboxes of its instances, and out.
 
     Post, Handed ─► intake ─► mailbox ─► MessageArrived … completed    (own agent)
-    Cast ────────────────────► mailbox ─► read … acknowledged          (guests)
+    Cast to this node's own ─► mailbox
+                               mailbox ─► read … acknowledged          (guests)
     Ask to a guest ──────────► mailbox
 
 Who waits to read (``waits``) hears of whatever is put into a mailbox.
@@ -292,8 +293,9 @@ class Home:
     def cast(
         self, envelope: Envelope, via: NodeId, deadline: float, born_below: Life
     ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-        """A copy for each instance here that was alive when it was sent: the ids of
-        those that took it, and of those that could not, with the reason."""
+        """A copy for the own agent, and of an own broadcast for each guest, that was alive
+        when it was sent: the ids of those that took it, and of those that could not, with
+        the reason."""
         delivered: list[str] = []
         refused: list[tuple[str, str]] = []
         for box in self.mailboxes.all():
@@ -301,6 +303,7 @@ class Home:
             instance = self._directory.instance(instance_id)
             if (
                 instance_id == envelope.source
+                or (not box.is_agent and via != self._ways.me)  # it gets a message of its own
                 or (box.is_agent and self.is_leaving)
                 or not is_live(instance)
                 or instance.life > born_below

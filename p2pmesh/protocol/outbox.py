@@ -556,6 +556,8 @@ class Outbox:
             case wire.RECEIPT_FULL | wire.RECEIPT_NOT_HERE:
                 self._hold(at, lane, outlet)
                 lane.is_refused = message.standing == wire.RECEIPT_FULL
+                if lane.is_refused:
+                    self._give_up_casts(stream)
             case wire.RECEIPT_AGAIN:
                 self._send_again(at, lane, outlet, watermark)
             case _:
@@ -583,6 +585,14 @@ class Outbox:
             elif is_second and item.state == "queued":
                 item.state = "stored"
                 self._tell(lane.stream, item)
+
+    def _give_up_casts(self, stream: OutStream) -> None:
+        """A full mailbox loses its copy of a broadcast: nobody waits for one of many."""
+        for item in list(stream.items.values()):
+            envelope = item.envelope
+            if stream.is_own and item.state == "queued" and envelope and envelope.target is None:
+                self._counters["broadcast_refused"] += 1
+                self._end(stream, item, "dead", "mailbox full")
 
     def _hold(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
         if not lane.is_held:

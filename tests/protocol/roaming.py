@@ -20,14 +20,19 @@ STEP: Final = 0.005
 
 @dataclass
 class Sent:
-    """One message, as its sender knows it."""
+    """One message to one guest, as its sender knows it."""
 
     message_id: str
     target: str
     via: SimNode
     run: int  # of the node that accepted it
     at: float
+    is_own: bool  # a broadcast to a guest of that node itself: "stored" there, and only there
     states: dict[str, float] = field(default_factory=dict)  # state -> when
+
+    @property
+    def is_over(self) -> bool:
+        return not self.states.keys().isdisjoint({"done", "dead", "expired"})
 
 
 @dataclass
@@ -166,7 +171,7 @@ class Roaming:
         self.rng = random.Random(f"roaming {seed}")
         self.roams, self.pause, self.beat = roams, pause, beat
         self.doors = list(net.nodes)  # those that guests and senders may ask
-        self.sent: dict[str, Sent] = {}
+        self.sent: dict[tuple[str, str], Sent] = {}  # by message and guest
         self.guests = [Guest(self, f"g{number}") for number in range(guests)]
         for guest in self.guests:
             net.command(
@@ -191,27 +196,37 @@ class Roaming:
             self.net.run(STEP)
             self._note_moves()
 
-    def send(self, via: SimNode | None = None, to: str | None = None) -> Sent | None:
-        via = via or self.rng.choice([node for node in self.doors if node.is_running])
-        target = to or self.rng.choice(self.guests).instance_id
-        message_id = self.net.command(
-            via, "send", source="s", target=target, named=False, type="Notification", payload=b"x",
-            ttl=3600.0, correlation_id=None,
-        )  # fmt: skip
-        if message_id is None:
-            return None
-        made = Sent(message_id, target, via, via.runs, self.net.clock.now)
-        self.sent[message_id] = made
-        return made
+    def send(self) -> None:
+        """To a guest, or to everyone."""
+        via = self.rng.choice([node for node in self.doors if node.is_running])
+        message = {
+            "source": "s", "type": "Notification", "payload": b"x", "ttl": 3600.0,
+            "correlation_id": None,
+        }  # fmt: skip
+        is_cast = self.rng.random() < 0.2
+        if is_cast:
+            message_id, delivered_to = self.net.command(via, "broadcast", **message)
+        else:
+            target = self.rng.choice(self.guests).instance_id
+            delivered_to = (target,)
+            message_id = self.net.command(via, "send", target=target, named=False, **message)
+        for guest in self.guests:
+            if guest.instance_id in delivered_to:
+                home = via.mesh.instance(guest.instance_id)
+                is_own = is_cast and home is not None and home.home == via.mesh.node_id
+                self.sent[message_id, guest.instance_id] = Sent(
+                    message_id, guest.instance_id, via, via.runs, self.net.clock.now, is_own
+                )
 
     def _note_moves(self) -> None:
         for node in self.net.nodes:
             key = (node.number, node.runs)
             seen = self._moves_seen.get(key, 0)
             for outcome in node.outcomes[seen:]:
-                if isinstance(outcome, MessageMoved) and outcome.message_id in self.sent:
-                    sent = self.sent[outcome.message_id]
-                    sent.states.setdefault(outcome.state, self.net.clock.now)
+                if isinstance(outcome, MessageMoved):
+                    sent = self.sent.get((outcome.message_id, outcome.recipient))
+                    if sent is not None:
+                        sent.states.setdefault(outcome.state, self.net.clock.now)
             self._moves_seen[key] = len(node.outcomes)
 
     def is_settled(self, guest: Guest) -> bool:
@@ -235,10 +250,12 @@ class Roaming:
         for guest in self.guests:
             guest.forget_call()
             guest.firm -= {
-                each
-                for each in guest.firm
-                if "done" not in self.sent[each].states and self.sent[each].via.is_running
+                each for each in guest.firm if not self._is_told(self.sent[each, guest.instance_id])
             }
+
+    def _is_told(self, sent: Sent) -> bool:
+        """Does its sender know of its end, or is there no sender any more?"""
+        return sent.is_over or not sent.via.is_running
 
     def home(self, instance_id: str, seen_by: SimNode | None = None) -> SimNode | None:
         """Where a guest lives, as this node (any living one) sees it."""
@@ -258,10 +275,14 @@ class Roaming:
         ]
 
     def unfinished(self) -> list[Sent]:
+        """What its living sender does not know to be over, or (its own broadcast to its
+        own guest) that guest has not read."""
+        read = {(each, guest.instance_id) for guest in self.guests for each in guest.read}
         return [
             sent
-            for sent in self.sent.values()
-            if sent.via.runs == sent.run and sent.via.is_running and "done" not in sent.states
+            for key, sent in self.sent.items()
+            if sent.via.runs == sent.run and sent.via.is_running
+            if not (key in read if sent.is_own else sent.is_over)
         ]
 
 

@@ -58,7 +58,22 @@ def test_each_guest_has_its_own_copy_and_its_own_acknowledgement() -> None:
     a.call("acknowledge", "g", (message_id,))
     assert a.read("g") == []
     assert [envelope.message_id for envelope in a.read("h")] == [message_id]
-    assert set(states(b, message_id).values()) == {"stored"}
+    assert states(b, message_id) == {"a-1": "stored", "b-1": "stored", "g": "done", "h": "stored"}
+
+
+def test_a_guest_that_outlives_its_home_keeps_what_was_broadcast_to_it() -> None:
+    world = World()
+    a, b, c = world.add("a"), world.add("b"), world.add("c")
+    world.link_all(a, b, c)
+    b.call("register", "g")
+    done, read = a.broadcast(b"1"), a.broadcast(b"2")
+    assert [envelope.message_id for envelope in b.read("g")] == [done, read]
+    b.call("acknowledge", "g", (done,))
+    world.kill(b)
+    c.call("heartbeat", "g")
+    assert [envelope.message_id for envelope in c.read("g")] == [read]
+    c.call("acknowledge", "g", (read,))
+    assert states(a, read)["g"] == states(a, done)["g"] == "done"
 
 
 def test_one_who_is_born_after_it_was_sent_does_not_get_it() -> None:
@@ -227,8 +242,11 @@ def test_a_full_mailbox_loses_its_own_copy_and_no_others() -> None:
         b.send("full")
     message_id = a.broadcast()
     assert states(a, message_id) == {"b-1": "stored", "full": "dead", "free": "stored"}
+    assert a.post.counters["broadcast_refused"] == 1
+    ours = b.broadcast()
+    assert states(b, ours) == {"a-1": "stored", "full": "dead", "free": "stored"}
     assert [dead.recipient for dead in b.of(MessageDead)] == ["full"]
-    assert a.post.counters["broadcast_refused"] == b.post.counters["cast_mailbox_full"] == 1
+    assert b.post.counters["cast_mailbox_full"] == 1
 
 
 def test_more_broadcasts_than_live_homes_receipt_are_refused_to_the_caller() -> None:
