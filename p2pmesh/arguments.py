@@ -26,6 +26,12 @@ def read(argument: str, reader: Callable[[str], T], value: object) -> T:
         raise ConfigError(f"{argument} {value!r:.80}: {error}") from None
 
 
+def refuse_unless_number(argument: str, value: object, *, whole: bool = False) -> None:
+    if not isinstance(value, int if whole else int | float):
+        what = "a whole number" if whole else "a number"
+        raise ConfigError(f"{argument} {value!r:.80}: give {what}, not {type(value).__name__}")
+
+
 def read_each(
     argument: str, reader: Callable[[str], str], values: Iterable[str]
 ) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ class MeshClient:
                     payload,
                     type=type,
                     correlation_id=correlation_id,
-                    idempotency_key=idempotency_key or uuid7(),
+                    idempotency_key=uuid7() if idempotency_key is None else idempotency_key,
                 )
             )
         )

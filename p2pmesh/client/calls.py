@@ -10,6 +10,7 @@ Does not: open a connection, choose a node, or try again (``nodes``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from p2pmesh.arguments import read, read_labels
+from p2pmesh.arguments import read, read_labels, refuse_unless_number
 from p2pmesh.client.answers import (
     Heartbeat,
     Instance,
@@ -40,7 +41,7 @@ from p2pmesh.errors import (
     StoreFull,
     UnknownTarget,
 )
-from p2pmesh.http.codec import BODY_MAX, message_type_out
+from p2pmesh.http.codec import BODY_MAX, KEY_LENGTH_MAX, message_type_out
 from p2pmesh.messages import refuse_unless_json
 from p2pmesh.protocol.limits import MAILBOX_MESSAGES_MAX
 from p2pmesh.values import read_hostname, read_instance_id, read_type
@@ -51,6 +52,7 @@ V = TypeVar("V")
 #: More than any answer of a node: a mailbox's 8 MiB, or the longest list of instances.
 ANSWER_MAX: Final = 32 * 1024 * 1024
 WAIT_MAX: Final = 60.0  # of one long poll
+TIMEOUT_MAX: Final = 86_400.0
 
 _WORDS_MAX: Final = 500  # of a node's refusal, as they are repeated
 
@@ -153,8 +155,9 @@ def register(
     agent_profiles: Iterable[str],
 ) -> Request[Registration]:
     """Raises ConfigError for what no instance can be called."""
-    read("instance_id", read_instance_id, instance_id)
+    read("instance_id", _read_segment, instance_id)
     read("hostname", read_hostname, hostname)
+    refuse_unless_number("port", port, whole=True)
     if not 0 <= port <= 65_535:
         raise ConfigError(f"port {port}: give 0 (none) to 65535")
     body = {
@@ -212,6 +215,7 @@ def send_message(
     """Raises ConfigError, MessageTooLarge, and TypeError or ValueError for a payload
     that JSON does not have."""
     read("type", read_type, type)
+    read("idempotency_key", _read_key, idempotency_key)
     reader = "everyone" if target is None else repr(target)
     refuse_unless_json(payload, 0, reader)
     body = {
@@ -241,10 +245,13 @@ def get_messages(
     instance_id: str, *, wait: float = 0.0, limit: int | None = None
 ) -> Request[tuple[Message, ...]]:
     """``wait``: seconds that the node may hold the answer until there is a message."""
+    refuse_unless_number("wait", wait)
     if not 0 <= wait <= WAIT_MAX:
         raise ConfigError(f"wait {wait}: give 0 to {WAIT_MAX:g} seconds")
-    if limit is not None and not 1 <= limit <= MAILBOX_MESSAGES_MAX:
-        raise ConfigError(f"limit {limit}: give 1 to {MAILBOX_MESSAGES_MAX}")
+    if limit is not None:
+        refuse_unless_number("limit", limit, whole=True)
+        if not 1 <= limit <= MAILBOX_MESSAGES_MAX:
+            raise ConfigError(f"limit {limit}: give 1 to {MAILBOX_MESSAGES_MAX}")
     query = ({"wait": f"{wait:g}"} if wait else {}) | ({"limit": str(limit)} if limit else {})
     path = f"/messages/{_segment(instance_id)}" + (f"?{urlencode(query)}" if query else "")
     return Request("GET", path, _messages, wait=wait)
@@ -288,11 +295,22 @@ def _post(
 
 def _segment(text: str) -> str:
     """An id as one segment of a path."""
+    return quote(read("instance_id", _read_segment, text), safe="")
+
+
+def _read_segment(text: str) -> str:
     if text in (".", ".."):  # every library takes them out of a path
-        raise ConfigError(f"instance_id {text!r}: cannot stand in a URL; give another")
-    return quote(read("instance_id", read_instance_id, text), safe="")
+        raise ValueError("cannot stand in a URL; give another")
+    return read_instance_id(text)
+
+
+def _read_key(text: str) -> str:
+    if not (re.fullmatch(r"[!-~]([ -~]*[!-~])?", text) and len(text) <= KEY_LENGTH_MAX):
+        raise ValueError(f"give 1 to {KEY_LENGTH_MAX} visible ASCII characters")
+    return text
 
 
 def check_timeout(seconds: float) -> None:
-    if not seconds > 0:
-        raise ConfigError(f"timeout {seconds}: give seconds above 0")
+    refuse_unless_number("timeout", seconds)
+    if not 0 < seconds <= TIMEOUT_MAX:
+        raise ConfigError(f"timeout {seconds}: give seconds, above 0 and at most {TIMEOUT_MAX:g}")

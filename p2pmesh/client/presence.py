@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from p2pmesh.arguments import refuse_unless_number
 from p2pmesh.client import calls
 from p2pmesh.client.answers import Registration
 from p2pmesh.client.nodes import Flow, Nodes, Pause
@@ -43,6 +44,7 @@ class Presence:
         agent_profiles: Iterable[str],
         interval: float,
     ) -> None:
+        refuse_unless_number("interval", interval)
         if not 0 < interval < _BEAT_MAX:
             raise ConfigError(f"interval {interval}: give seconds, above 0 and below {_BEAT_MAX:g}")
         self.instance_id = instance_id

@@ -37,6 +37,7 @@ from p2pmesh.protocol.limits import TYPE_MAX
 from p2pmesh.protocol.types import KNOWN_TYPES, Member
 
 BODY_MAX: Final = 2_097_152
+KEY_LENGTH_MAX: Final = 256  # of an Idempotency-Key
 #: Arrays and objects in one body.  Decoding a million empty ones would hold the
 #: event loop for a third of a second; a hundred thousand do not.
 CONTAINERS_MAX: Final = 100_000

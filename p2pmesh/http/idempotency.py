@@ -23,9 +23,9 @@ from typing import Annotated, Final, TypeAlias
 from msgspec import Meta
 
 from p2pmesh.http.calls import Answer, Refusal
+from p2pmesh.http.codec import KEY_LENGTH_MAX
 
 KEYS_MAX: Final = 4096
-KEY_LENGTH_MAX: Final = 256
 BYTES_MAX: Final = 8 * 1024 * 1024
 KEPT_FOR: Final = 24 * 3600.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -135,7 +135,10 @@ def test_ids_are_percent_encoded() -> None:
 
 @pytest.mark.parametrize("bad", ["", "x" * 129, "a\nb", "..", ".", 7, None])
 def test_an_id_that_no_instance_can_have_is_refused_before_anybody_is_asked(bad: Any) -> None:
-    for make in (calls.get_messages, calls.deregister):
+    for make in (
+        calls.get_messages, calls.deregister, lambda bad: calls.heartbeat(bad, "healthy", None),
+        lambda bad: calls.register(bad, "h", 0, (), ()),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match="instance_id"):
             make(bad)
 
@@ -169,6 +172,17 @@ WRONG = {
     "a limit of 1001": lambda: calls.get_messages("g", limit=1001),
     "one id for many": lambda: calls.acknowledge_messages("g", "one id"),
     "no timeout": lambda: calls.check_timeout(0),
+    "a timeout for ever": lambda: calls.check_timeout(float("inf")),
+    "a text for a timeout": lambda: calls.check_timeout(cast(Any, "x")),
+    "a text for a wait": lambda: calls.get_messages("g", wait=cast(Any, "1")),
+    "a text for a limit": lambda: calls.get_messages("g", limit=cast(Any, "1")),
+    "a limit of 2.5": lambda: calls.get_messages("g", limit=cast(Any, 2.5)),
+    "a text for a port": lambda: calls.register("g", "h", cast(Any, "80"), (), ()),
+    "a key of two lines": lambda: send(idempotency_key="a\r\nX: y"),
+    "a key that ends in a space": lambda: send(idempotency_key="a "),
+    "an empty key": lambda: send(idempotency_key=""),
+    "a key of 257 characters": lambda: send(idempotency_key="k" * 257),
+    "a number for a key": lambda: send(idempotency_key=7),
     "a port of 70000": lambda: calls.register("g", "h", 70_000, (), ()),
     "a hostname of two lines": lambda: calls.register("g", "h\n", 0, (), ()),
     "a text for capabilities": lambda: calls.register("g", "h", 0, "see", ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_leaving_when_nobody_answers_is_no_error() -> None:
     assert world.calls == ["DELETE /registry/deregister/g"]
 
 
-@pytest.mark.parametrize("interval", [0.0, -1.0, 15.0, float("nan")])
+@pytest.mark.parametrize("interval", [0.0, -1.0, 15.0, float("nan"), cast(float, "5")])
 def test_an_interval_that_the_mesh_would_not_bear_is_refused(interval: float) -> None:
     with pytest.raises(ConfigError, match="interval"):
         presence(interval=interval)

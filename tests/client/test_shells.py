@@ -154,6 +154,8 @@ async def test_mistakes_are_told_before_anybody_is_asked(connect: Connect, start
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             await call
+    with pytest.raises(ConfigError, match="idempotency_key"):
+        await client.send_message("me", "g", 1, idempotency_key="")
     with pytest.raises(TypeError):
         await client.send_message("me", "g", b"bytes")
     with pytest.raises(ConfigError):
