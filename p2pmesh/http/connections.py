@@ -17,8 +17,8 @@ Relies on the inside of aiohttp's ``RequestHandler``: ``_messages`` are requests
 were parsed and not handled yet, ``_waiter`` is set while it waits for one; it reads
 on by ``_resume_transport_reading``, unless ``_reading_paused`` or ``_buffer_paused``.
 
-Invariants: every connection is in the table until its socket is closed, and then in
-no timer; no bytes that a client sends raise past ``Connection``.
+Invariants: a connection is in the table until it is closed or told to make room, and
+has a timer until it is closed; no bytes that a client sends raise past ``Connection``.
 """
 
 from __future__ import annotations
