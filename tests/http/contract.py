@@ -685,7 +685,7 @@ class Contract:
             for door, who in ((a, me), (b, me), (a, fresh())):
                 started = time.monotonic()
                 assert door.ask(get(f"/messages/{who}?wait=0.3")).json == {"messages": []}
-                assert time.monotonic() - started >= 0.3
+                assert time.monotonic() - started > 0.25  # timers round by milliseconds
 
     @pytest.mark.parametrize("query", ["wait=61", "wait=-1", "wait=soon", "wait=nan", "limit=0"])
     def test_a_wait_or_limit_out_of_range_is_400(self, doors: Doors, query: str) -> None:
