@@ -183,17 +183,14 @@ class Membership:
         else:
             self._pulling = None
 
-    def want(self, link: Link, want: wire.Want) -> bool:
-        """Answer with offers.  True: all of it, to a newcomer."""
+    def want(self, link: Link, want: wire.Want) -> None:
         core = self._core
         if not self._may_ask(link):
-            return False
+            return
         for offer in gossip.offers(core.view, want, core.at.now):
             core.tell(link, offer)
-        is_newcomer = not want.subjects
-        if is_newcomer:  # until its ring links are up this one serves
+        if not want.subjects:  # a newcomer: until its ring links are up this one serves
             link.fed_until = core.at.now + timing.NEWCOMER_FED
-        return is_newcomer
 
     def _may_ask(self, link: Link) -> bool:
         if link.may_ask_repair(self._core.at.now):

@@ -625,8 +625,7 @@ class Mesh:
             case wire.Digest():
                 self._membership.digest(link, message)
             case wire.Want():
-                if self._membership.want(link, message):
-                    self._monitoring.brief(link)
+                self._membership.want(link, message)
             case wire.CloseReason():
                 self._closed(link, message)
             case wire.Restamp():

@@ -22,7 +22,7 @@ from p2pmesh.protocol.detector import Accuse, Detector, FlagStalled, Probe, Stag
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, Claim, Tombstone, verdict_version
-from p2pmesh.protocol.news import Urgency, pack
+from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.reporting import evidence_of, who
 from p2pmesh.protocol.rings import POSITIONS
@@ -556,10 +556,7 @@ class Monitoring:
     def vouch(self, vouch: wire.Vouch, source: Link | None, item: bytes | None = None) -> None:
         core = self._core
         held = core.view.alive(vouch.subject)
-        if held is None:
-            self._answer_too_late(vouch, source)
-            return
-        if vouch.life != held.version.life:
+        if held is None or vouch.life != held.version.life:
             return
         if not core.view.is_alive(vouch.voucher):
             return
@@ -576,17 +573,6 @@ class Monitoring:
             self._cleared(held)
         if heard is Heard.CLEARED or any(accuser == core.me for accuser, _ in vouch.answers):
             self._rest(vouch.subject)
-
-    def _answer_too_late(self, vouch: wire.Vouch, source: Link | None) -> None:
-        """The question stood here before the answer came.  Verdicts are not passed on to
-        who heard the question: the voucher has to learn of this one, to ask anew."""
-        core = self._core
-        buried = core.view.nodes.get(vouch.subject)
-        if source is not None and isinstance(buried, Tombstone):
-            version = buried.version
-            if (vouch.life, vouch.incarnation) == (version.life, version.incarnation):
-                item = core.view.item(vouch.subject, buried, core.at.now)
-                core.tell(source, wire.News((item,)))
 
     def _cleared(self, held: SignedRecord) -> None:
         core = self._core
@@ -636,14 +622,6 @@ class Monitoring:
         )  # fmt: skip
         self.question(question, None)
 
-    def brief(self, link: Link) -> None:
-        """A newcomer has had its snapshot: tell it what is asked, so that it passes the
-        verdict like everyone."""
-        questions = [wire.encode(question) for question in self.suspicions.all_questions()]
-        for group in pack(questions):
-            link.say_encoded(wire.encode(wire.News(group)), bulk=True)
-        self._core.touch(link)
-
     def suspicions_due(self) -> None:
         """Questions whose time is over.  When this process itself was late, what the
         subject answered may still wait in our sockets: give it one more moment."""
@@ -678,13 +656,10 @@ class Monitoring:
 
     def _pass(self, verdict: wire.Verdict, source: Link | None) -> None:
         core = self._core
-        asked = verdict.subject in self.suspicions.open
         before = core.view.nodes.get(verdict.subject)
         change = core.view.offer_verdict(verdict, core.at.now)
-        if change is not Change.FAILED:
-            return
-        core.changes.append(Changed(verdict.subject, change, before))
-        if not asked:  # else it went everywhere, and everyone passes the verdict alike
+        if change is Change.FAILED:
+            core.changes.append(Changed(verdict.subject, change, before))
             core.flood(verdict.subject, wire.encode(verdict), Urgency.ENDING, source=source)
 
     def _arm_suspicions(self) -> None:

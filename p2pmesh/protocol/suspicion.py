@@ -26,7 +26,7 @@ so that a flood which is still on its way never becomes new again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
@@ -169,10 +169,6 @@ class Suspicions:
         if suspicion is None:
             return ()
         return tuple((a, q.number) for a, q in suspicion.questions.items() if not q.tombstone)
-
-    def all_questions(self) -> Iterator[wire.Question]:
-        for suspicion in self.open.values():
-            yield from suspicion.questions.values()
 
     def drop(self, subject: NodeId) -> Suspicion | None:
         """The subject failed, left or changed its life."""

@@ -178,20 +178,31 @@ def test_a_leader_cut_one_way_from_half_of_the_mesh_leads_on(
     watch.assert_settles()
 
 
-def test_a_chain_of_hosts_in_which_each_reaches_its_neighbours_holds_together(
-    simulate: Simulate,
-) -> None:
-    """The worst of non-transitive networks: one path, no two ways around."""
-    net = simulate(5)
+def longest_wrong_death_in_a_chain(net: SimNetwork) -> float:
+    """Each of five hosts reaches its neighbours only, for two minutes."""
     watch = Watch(net)
     for one in range(5):
         for other in range(one + 2, 5):
             net.cut(one, other)
     net.run(120.0)
-    for node in net.nodes:
-        assert watch.longest_wrong_death(node) <= 5.0
+    longest = max(watch.longest_wrong_death(node) for node in net.nodes)
     net.heal()
     watch.assert_settles()
+    return longest
+
+
+def test_a_chain_of_hosts_in_which_each_reaches_its_neighbours_holds_together(
+    simulate: Simulate,
+) -> None:
+    """The worst of non-transitive networks: one path, no two ways around.
+
+    A refutation may come after the question stood somewhere; what brings the member
+    back then is that it hears of its death.  Without that a third of these have a wrong
+    death of over a second, not one in ten.
+    """
+    longest = [longest_wrong_death_in_a_chain(simulate(5, seed=seed)) for seed in range(40)]
+    assert max(longest) <= 5.0
+    assert sum(each > 1.0 for each in longest) <= 6
 
 
 def test_a_neighbour_that_could_not_be_linked_is_tried_again(simulate: Simulate) -> None:

@@ -6,19 +6,14 @@ import pytest
 
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.dials import Purpose
-from p2pmesh.protocol.types import Life, MemberFailed, MemberSuspected
+from p2pmesh.protocol.types import MemberFailed, MemberSuspected
 from p2pmesh.testing import SimNode
 from tests.protocol.conftest import Simulate
 from tests.protocol.invariants import Watch
-from tests.protocol.strangers import BORN, Stranger
-from tests.protocol.test_door import Door
 from tests.protocol.test_scenarios_split import forged
 
 
-def test_a_newcomer_is_told_what_is_asked_and_passes_the_verdict_like_everyone(
-    simulate: Simulate,
-) -> None:
-    """The verdict is not told to who heard the question; nor does it wait for a repair."""
+def test_a_newcomer_that_never_heard_the_question_hears_the_verdict(simulate: Simulate) -> None:
     net = simulate(8)
     victim = net.nodes[3]
     watch = Watch(net)
@@ -30,31 +25,6 @@ def test_a_newcomer_is_told_what_is_asked_and_passes_the_verdict_like_everyone(
     net.run(0.3)
     assert newcomer.state_of(victim) == "failed"
     assert net.agrees()
-
-
-def test_a_vouch_that_comes_too_late_is_answered_with_the_verdict() -> None:
-    """Else its sender would hold the subject alive until a repair."""
-    door = Door()
-    link = door.introduced(1)
-    teller = door.links[link]
-    subject, accuser, voucher = (Stranger(number, initiator=True) for number in (2, 3, 4))
-    records = [who.record(Life(BORN, 1, 1)).item for who in (subject, accuser, voucher)]
-    node, life = subject.signer.node_id, Life(BORN, 1, 1)
-    question = wire.Question(node, life, 0, "refused", accuser.signer.node_id, 1, 250)
-    door.say(link, teller.say(wire.News((*records, wire.encode(question)))))
-    door.pass_time(1.0)
-    assert not door.mesh._core.view.is_alive(node)
-    answers = ((accuser.signer.node_id, 1),)
-    teller.heard.clear()
-    for incarnation in (1, 0):  # the verdict says nothing of a later one
-        vouch = wire.Vouch(
-            node, life, incarnation, voucher.signer.node_id, 9 - incarnation, answers
-        )
-        door.say(link, teller.say(wire.News((wire.encode(vouch),))))
-        said = [m for m in teller.heard if isinstance(m, wire.News)]
-        assert len(said) == 1 - incarnation
-    verdict = wire.Verdict(node, life, 0, 750, "refused", (accuser.signer.node_id,))
-    assert said[-1].items == (wire.encode(verdict),)
 
 
 def test_a_subject_that_is_asked_about_again_is_told_of_once(simulate: Simulate) -> None:
