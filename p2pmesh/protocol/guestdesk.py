@@ -7,7 +7,7 @@ Where an instance is decides (``places``), for a caller here as for a peer's Cal
     AGENT     conflict          ok              forbidden     at its node at its node
     REMOTE    at its home       at its home     at its home   its home    its home
      (mute)   adopted here      adopted here    unavailable   unavailable ok, kept
-    ORPHAN    adopted here      adopted here    left here     nothing     ok, kept
+    ORPHAN    adopted here      adopted here    left here     unavailable ok, kept
     NOWHERE   new here          unknown         unknown       nothing     ok
 
 Before this node has joined it knows nobody: all are unavailable, and acknowledgements
@@ -343,7 +343,9 @@ class GuestDesk:
         self._registrar.sweep(at)
         for wait in self._waits.tick(at):
             if wait.reader.node == self._ways.me:
-                self._ways.effects.append(CallEnded(wait.reader.call, "ok"))
+                is_orphan = self._places.find(wait.instance_id).place is Place.ORPHAN
+                status = "unavailable" if is_orphan else "ok"
+                self._ways.effects.append(CallEnded(wait.reader.call, status))
         for call in self._forwarding.mute(at):
             if call.is_held:
                 self._end(call, _NOTHING)

@@ -166,6 +166,8 @@ class Registrar:
         if not letters and body.wait > 0 and not self._home.is_leaving:
             seconds = min(body.wait / 1000, timing.READ_WAIT_MAX)
             return self.wait(Wait(instance_id, reader, body.limit, at.now + seconds))
+        if where.place is Place.ORPHAN:  # its mail is where nobody can ask until it beats
+            return Outcome("unavailable")
         return Outcome(
             "ok",
             wire.Letters(

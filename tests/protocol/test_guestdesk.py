@@ -517,3 +517,25 @@ def test_a_response_whose_home_is_mute_becomes_a_message() -> None:
     world.pass_time(1.1)
     assert MessageMoved(message_id, "c-1", "queued") in b.effects
     assert c.of(RequestArrived) == []
+
+
+def test_a_read_says_that_the_home_is_gone_until_a_heartbeat_brings_the_guest_to_another() -> None:
+    """Its mail may lie with senders, or on the disk of the home: an empty list would lie."""
+    world, a, b, c = three()
+    a.call("register", "g")
+    world.kill(a)
+    message_id = c.send("g")
+    b.call("read", "g", None)
+    assert b.status() == "unavailable"
+    b.call("heartbeat", "g")
+    assert ids(b) == (message_id,)
+
+
+def test_a_read_that_waited_in_vain_for_a_home_says_so() -> None:
+    world, a, b, _ = three()
+    a.call("register", "g")
+    world.kill(a)
+    b.call("read", "g", None, 2.0)
+    assert b.call_ended() is None
+    world.pass_time(2.0)
+    assert b.status() == "unavailable"
