@@ -209,6 +209,12 @@ class Node:
         return self._running.http_url
 
     @property
+    def http_address(self) -> str | None:
+        """Where HTTP is bound; "0.0.0.0:8077" is every address of the machine.  None: it
+        is off."""
+        return self._running.http_address
+
+    @property
     def http_access(self) -> str | None:
         """Who may ask over HTTP: who has a "token", everybody on this "machine", or
         everybody who reaches it: "open".  None: it is off."""

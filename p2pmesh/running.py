@@ -150,6 +150,10 @@ class Running:
         return self._server.url if self._server is not None else None
 
     @property
+    def http_address(self) -> str | None:
+        return self._server.address if self._server is not None else None
+
+    @property
     def http_access(self) -> str | None:
         if self._server is None:
             return None

@@ -150,4 +150,7 @@ def _start_lines(node: Node, kept_in: str | None) -> list[str]:
 def _http_fact(node: Node) -> str:
     if node.http_access is None:
         return "off"
-    return f"at {node.http_url}: {_WHO_MAY_ASK[node.http_access]}"
+    where = f"at {node.http_url}"
+    if node.http_url != f"http://{node.http_address}":
+        where += f", bound to {node.http_address}"
+    return f"{where}: {_WHO_MAY_ASK[node.http_access]}"

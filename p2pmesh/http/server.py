@@ -118,6 +118,11 @@ class RegistryServer:
         return bind.is_wide(self.host)
 
     @property
+    def address(self) -> str:
+        """As it is bound: "0.0.0.0:8077" is reached at every address."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """As this machine reaches it."""
         host = bind.reachable(self.host)

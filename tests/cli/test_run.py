@@ -349,7 +349,7 @@ def test_a_bind_beyond_loopback_names_what_it_needs(start: Start, home: Path, me
     assert "HTTP is open beyond this machine" in opened.errors
 
 
-def test_for_people_it_says_who_may_ask_over_http(home: Path, mesh: str) -> None:
+def test_for_people_it_says_where_http_is_bound_and_who_may_ask(home: Path, mesh: str) -> None:
     start = f"{' '.join(P2PMESH)} run --no-mdns --mesh {mesh} --http 0.0.0.0:0"
     for flags, env, said in (
         ("", {"P2PMESH_HTTP_TOKEN": "s3cret"}, "who has a token may ask"),
@@ -358,7 +358,8 @@ def test_for_people_it_says_who_may_ask_over_http(home: Path, mesh: str) -> None
         shell = f"{start} {flags} | tee out | grep -m1 -q joined"
         run("bash", "-c", shell, home=home, env=env)
         shown = (home / "out").read_text()
-        assert re.search(rf"^http      at http://127\.0\.0\.1:\d+: {said}$", shown, re.MULTILINE)
+        where = r"at http://127\.0\.0\.1:(\d+), bound to 0\.0\.0\.0:\1"
+        assert re.search(rf"^http      {where}: {said}$", shown, re.MULTILINE)
 
 
 # --- how it ends ----------------------------------------------------------------------------
