@@ -39,6 +39,8 @@ PROTOCOL: Final = {
         {"connections"},
         {"core"},  # what those above it share
         {"membership", "reporting", "selfword"},
+        {"neighbours"},
+        {"questions"},
         {"monitoring"},
         {"joining", "leading", "lookup"},
     ),

@@ -1,9 +1,9 @@
 """What the desks of the core share: the state, and the few verbs that speak.
 
 The door (``mesh``) takes each input to one desk: ``membership`` (whose word is
-held), ``monitoring`` (who is watched and suspected), ``joining`` (strangers,
-stamps, doubles), ``leading``, or the ``postoffice``.  A desk changes the state
-here and notes what changed in ``changes``; when the input is dealt with, the
+held), ``neighbours`` (whom the rings link), ``monitoring`` (who falls silent),
+``questions`` (who is suspected), ``joining`` (strangers, stamps, doubles),
+``leading``, or the ``postoffice``.  A desk changes the state here and notes what changed in ``changes``; when the input is dealt with, the
 door hands all changes to every desk that has to follow (*settling*).  So desks
 need not know each other's order, and no change is acted on half-way.
 """

@@ -28,6 +28,7 @@ from p2pmesh.protocol.links import Link, Phase, stays
 from p2pmesh.protocol.members import Change, Tombstone
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import RecordError, SignedRecord, is_plausible
 from p2pmesh.protocol.stamps import (
@@ -56,9 +57,12 @@ _REJECTIONS_MAX: Final = 256
 class Joining:
     """How this node meets others and takes its life."""
 
-    def __init__(self, core: Core, membership: Membership, monitoring: Monitoring) -> None:
+    def __init__(
+        self, core: Core, membership: Membership, neighbours: Neighbours, monitoring: Monitoring
+    ) -> None:
         self._core = core
         self._membership = membership
+        self._neighbours = neighbours
         self._monitoring = monitoring
         self.candidates = Candidates()
         self._restamped = False
@@ -210,7 +214,7 @@ class Joining:
         return (
             attempt.purpose is Purpose.PROBE
             and attempt.replaces is None
-            and attempt.target not in self._monitoring.targets
+            and attempt.target not in self._neighbours.targets
         )
 
     def hello(self, link: Link, hello: wire.Hello) -> None:
@@ -252,7 +256,7 @@ class Joining:
             else:
                 self._answered_by_another(attempt, link)
         if link.is_check:
-            self._monitoring.note_met(peer, link.address)
+            self._neighbours.note_met(peer, link.address)
             self._monitoring.heard(link)
             core.connections.close(link, "checked")
         elif hello.check:

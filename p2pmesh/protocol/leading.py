@@ -9,8 +9,8 @@ from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.leader import Leadership, Phase, is_epoch_credible
 from p2pmesh.protocol.members import Tombstone
-from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.news import Urgency
+from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.types import (
     Demoted,
@@ -30,9 +30,9 @@ from p2pmesh.protocol.types import (
 class Leading:
     """Leadership as this node sees and, when it is the oldest, holds it."""
 
-    def __init__(self, core: Core, monitoring: Monitoring) -> None:
+    def __init__(self, core: Core, questions: Questions) -> None:
         self._core = core
-        self._monitoring = monitoring
+        self._questions = questions
         self._leadership = Leadership(core.me)
         self._leader: NodeId | None = None
         self._life: Life | None = None
@@ -211,7 +211,7 @@ class Leading:
     def stall_due(self) -> None:
         """Called each heartbeat: a leader stalled for 3 s is worth an event."""
         leader = self._leader
-        since = self._monitoring.stalled_since.get(leader) if leader else None
+        since = self._questions.stalled_since.get(leader) if leader else None
         if since is None or leader is None:
             self._stall_told = None
         elif (

@@ -16,7 +16,7 @@ import msgspec
 from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.members import Claim, Tombstone
-from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import SignedEntry, SignedRecord
 from p2pmesh.protocol.types import GuestEntry, Instance, Life, Member, NodeId, State
 
@@ -36,9 +36,9 @@ _State: TypeAlias = Literal["alive", "suspect", "failed", "left"]
 class Lookup:
     """Reads the core; changes nothing but its own indexes."""
 
-    def __init__(self, core: Core, monitoring: Monitoring) -> None:
+    def __init__(self, core: Core, questions: Questions) -> None:
         self._core = core
-        self._monitoring = monitoring
+        self._questions = questions
         self._by_id: dict[str, Instance] | None = None
         self._by_name: dict[str, tuple[Instance, ...]] = {}
 
@@ -149,7 +149,7 @@ class Lookup:
             kind="node",
             home=key.hex(),
             state=self._state(key, claim),
-            stalled=key in self._monitoring.stalled_since,
+            stalled=key in self._questions.stalled_since,
             life=str(claim.version.life) if signed is None or (record and record.life) else "",
             incarnation=claim.version.incarnation,
             capabilities=agent.capabilities if agent else (),
@@ -175,7 +175,7 @@ class Lookup:
             kind="guest",
             home=entry.home.hex(),
             state=self._guest_state(entry),
-            stalled=entry.home in self._monitoring.stalled_since,
+            stalled=entry.home in self._questions.stalled_since,
             life=str(entry.life),
             incarnation=0,
             capabilities=entry.capabilities,
@@ -204,7 +204,7 @@ class Lookup:
         if link is not None:
             return max(0.0, core.at.now - link.heard_at)
         limit = core.timing_with(node).silence_after
-        since = self._monitoring.stalled_since.get(node)
+        since = self._questions.stalled_since.get(node)
         return limit if since is None else limit + core.at.now - since
 
     # --- states ---------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Lookup:
             return "failed"
         if isinstance(claim, SignedRecord) and claim.record.state is State.LEFT:
             return "left"
-        return "suspect" if node in self._monitoring.suspicions.open else "alive"
+        return "suspect" if node in self._questions.suspicions.open else "alive"
 
     def _guest_state(self, entry: GuestEntry) -> _State:
         """Its home's word; a home that is gone, or lives anew without announcing

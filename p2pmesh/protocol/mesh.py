@@ -39,7 +39,9 @@ from p2pmesh.protocol.lookup import Lookup
 from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.postoffice import PostOffice
+from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.selfword import SelfWord
@@ -97,10 +99,12 @@ class Mesh:
         self.node_id: NodeId = core.me
         self._membership = Membership(core)
         self._word = SelfWord(core)
-        self._monitoring = Monitoring(core)
-        self._joining = Joining(core, self._membership, self._monitoring)
-        self._leading = Leading(core, self._monitoring)
-        self._lookup = Lookup(core, self._monitoring)
+        neighbours = self._neighbours = Neighbours(core)
+        questions = self._questions = Questions(core, neighbours)
+        monitoring = self._monitoring = Monitoring(core, neighbours, questions)
+        self._joining = Joining(core, self._membership, neighbours, monitoring)
+        self._leading = Leading(core, questions)
+        self._lookup = Lookup(core, questions)
         agent = config.agent.instance_id if config.agent is not None else None
         self._ledger = Ledger(restored or Restored(), at.now, is_durable=config.persistent)
         self._office = PostOffice(self._lookup, self._ledger, entropy=entropy, agent=agent)
@@ -606,7 +610,7 @@ class Mesh:
     def _received_up(self, link: Link, message: wire.Message) -> None:
         match message:
             case wire.Heartbeat(view=view):
-                self._monitoring.heartbeat(link, message)
+                self._neighbours.heartbeat(link, message)
                 self._membership.beat(link, view)
                 if self._leading.is_suspended:
                     self._wake()  # a live peer was heard after a sleep
@@ -657,13 +661,13 @@ class Mesh:
                 case wire.Verdict(subject=self.node_id) as verdict:
                     self._joining.buried(verdict)
                 case wire.Question() as question:
-                    self._monitoring.question(question, link, encoded)
+                    self._questions.question(question, link, encoded)
                 case wire.Vouch() as vouch:
-                    self._monitoring.vouch(vouch, link, encoded)
+                    self._questions.vouch(vouch, link, encoded)
                 case wire.Stall() as stall:
-                    self._monitoring.stall(stall, link, encoded)
+                    self._questions.stall(stall, link, encoded)
                 case wire.Verdict() as verdict:
-                    self._monitoring.verdict(verdict, link, flood=flood)
+                    self._questions.verdict(verdict, link, flood=flood)
                 case None:
                     core.count("item_unknown")
         self._lookup.changed()
@@ -684,19 +688,20 @@ class Mesh:
 
     def _timer(self, kind: str, key: Hashable) -> None:
         """One timer that is due; what it believed is checked by its desk."""
-        monitoring, joining = self._monitoring, self._joining
+        neighbours, monitoring = self._neighbours, self._monitoring
+        questions, joining = self._questions, self._joining
         match kind, key:
             case "beat", _:
-                monitoring.beat_all()
+                neighbours.beat_all()
                 self._leading.stall_due()
             case "silence", _:
                 monitoring.silence_due()
             case "rings", _:
-                monitoring.follow_rings()
+                neighbours.follow_rings(questions.suspicions.open)
             case "connect", bytes(peer):
-                monitoring.connect(peer, at_once=True)
+                neighbours.connect(peer, at_once=True)
             case "check", bytes(peer):
-                monitoring.check(peer)
+                neighbours.check(peer)
             case "case", bytes(peer):
                 monitoring.case_due(peer)
             case "probe", bytes(peer):
@@ -704,9 +709,9 @@ class Mesh:
             case "accuse", bytes(peer):
                 monitoring.accuse_due(peer)
             case "suspicions", _:
-                monitoring.suspicions_due()
+                questions.due()
             case "stalls", _:
-                monitoring.stalls_due()
+                questions.stalls_due()
             case "sweep", _:
                 monitoring.sweep()
             case "alone", _:
@@ -809,6 +814,7 @@ class Mesh:
     def _settle(self) -> None:
         """Hand what changed to all who follow, until nothing changes any more."""
         core = self._core
+        self._monitoring.take_answers()
         if self._membership.own_seen:
             self._joining.own_came_back()
         while core.changes:
@@ -882,7 +888,7 @@ class Mesh:
                     if link is not None:
                         core.tell(link, message)
                 case NeedLink(peer):
-                    self._monitoring.connect(peer, at_once=True)
+                    self._neighbours.connect(peer, at_once=True)
                 case Announce(entry):
                     self._membership.announce(entry)
                 case _:

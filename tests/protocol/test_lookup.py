@@ -12,7 +12,8 @@ import pytest
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.lookup import Lookup
-from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.neighbours import Neighbours
+from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import SignedEntry, SignedRecord
 from p2pmesh.protocol.types import Instance, Instant, Life, Member, MeshConfig, Restored, State
 from tests.protocol.claims import (
@@ -39,8 +40,8 @@ class Reader:
             restored=Restored(),
             book=None,
         )
-        self.monitoring = Monitoring(self.core)
-        self.lookup = Lookup(self.core, self.monitoring)
+        self.questions = Questions(self.core, Neighbours(self.core))
+        self.lookup = Lookup(self.core, self.questions)
         self.hear(*claims)
 
     def hear(self, *claims: SignedRecord | SignedEntry | wire.Verdict) -> None:
@@ -107,7 +108,7 @@ def test_the_state_of_a_node_is_its_claims(then: SignedRecord | wire.Verdict, st
 
 def test_a_node_in_question_is_suspect_and_lives() -> None:
     reader = Reader(signed(1))
-    reader.monitoring.suspicions.ask(question(1), 100.0)
+    reader.questions.suspicions.ask(question(1), 100.0)
     reader.lookup.changed()
     assert reader.instance("agent-1").state == "suspect"
     assert [i.instance_id for i in reader.lookup.live_instances()] == ["agent-1"]
@@ -173,7 +174,7 @@ def test_a_guest_is_what_its_home_says(state: State, shown: str) -> None:
 
 def test_a_guest_of_a_suspect_home_is_suspect() -> None:
     reader = Reader(signed(1), signed_entry("g", 1))
-    reader.monitoring.suspicions.ask(question(1), 100.0)
+    reader.questions.suspicions.ask(question(1), 100.0)
     reader.lookup.changed()
     assert reader.instance("g").state == "suspect"
 
@@ -339,7 +340,7 @@ def test_the_age_of_a_heartbeat() -> None:
     reader.core.links_up[node_id(1)] = SimpleNamespace(heard_at=99.25)
     ages = {m.instance_id: m.last_heartbeat_age for m in reader.members()}
     assert ages == {"agent-0": 0.0, "agent-1": 0.75, "g": 0.75, "agent-2": 1.5, "agent-3": 3.0}
-    reader.monitoring.stalled_since[node_id(2)] = 96.0
+    reader.questions.stalled_since[node_id(2)] = 96.0
     member = reader.member("agent-2")
     assert (member.stalled, member.last_heartbeat_age) == (True, 5.5)
 

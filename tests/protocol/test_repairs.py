@@ -90,7 +90,7 @@ def test_a_newcomer_is_told_what_its_contact_learns_until_its_ring_links_are_up(
     born = Life(BORN + 20_000, 0, 3)
     door.say(contact, newcomer.say(wire.News((newcomer.record(born).item,)), wire.Want(b"")))
     door.pass_time(0.3)
-    assert newcomer.signer.node_id not in door.mesh._monitoring.targets
+    assert newcomer.signer.node_id not in door.mesh._neighbours.targets
 
     def told() -> set[bytes]:
         return {i for m in newcomer.heard if isinstance(m, wire.News) for i in m.items}

@@ -50,11 +50,11 @@ def test_what_a_restarted_node_says_is_above_what_it_said_before(simulate: Simul
     """Where its new record has not come yet, its questions are no copies of old ones."""
     net = simulate(3)
     node = net.nodes[1]
-    last = [node.mesh._monitoring._next_number() for _ in range(500)][-1]
+    last = [node.mesh._questions._next_number() for _ in range(500)][-1]
     net.kill(node)
     net.run(1.0)
     net.start(node, peers=net.nodes[:1])
-    assert node.mesh._monitoring._next_number() > last
+    assert node.mesh._questions._next_number() > last
 
 
 def probes(node: SimNode) -> int:
