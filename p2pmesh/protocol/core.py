@@ -3,9 +3,10 @@
 The door (``mesh``) takes each input to one desk: ``membership`` (whose word is
 held), ``neighbours`` (whom the rings link), ``monitoring`` (who falls silent),
 ``questions`` (who is suspected), ``joining`` (strangers, stamps, doubles),
-``leading``, or the ``postoffice``.  A desk changes the state here and notes what changed in ``changes``; when the input is dealt with, the
-door hands all changes to every desk that has to follow (*settling*).  So desks
-need not know each other's order, and no change is acted on half-way.
+``leading``, or the ``postoffice``.  A desk changes the state here and notes what
+changed in ``changes``; when the input is dealt with, the door hands all changes to
+every desk that has to follow (*settling*).  So desks need not know each other's order,
+and no change is acted on half-way.
 """
 
 from __future__ import annotations
