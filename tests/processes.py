@@ -173,6 +173,11 @@ class Process:
         printed = "\n".join(f"  {json.dumps(line.value)}" for line in self._lines[-50:])
         return f"{' '.join(self.command)}\nprinted:\n{printed}\nerrors:\n{self.errors[-4000:]}"
 
+    @property
+    def is_over(self) -> bool:
+        """It has ended, by itself or by a signal."""
+        return self._popen.poll() is not None
+
     def signal(self, number: signal.Signals) -> None:
         """Sends this process, and no child of it, a signal."""
         self._popen.send_signal(number)

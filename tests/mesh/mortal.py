@@ -1,9 +1,11 @@
 """An agent that kills itself at a point of its work: ``python mortal.py CONFIG``.
 
-CONFIG is JSON: ``role`` (sender or receiver), ``mesh``, ``data``, ``log`` (a file to
-which each thing that happened is appended as a line of JSON), ``point`` (where to die;
-null: nowhere), ``count`` (how often that point is passed before) and, for a sender,
-``first`` and ``last``: the numbers that it sends.
+CONFIG is JSON: ``role`` (sender, receiver or relay), ``mesh``, ``data`` (null: memory only),
+``log`` (a file to which each thing that happened is appended as a line of JSON), ``point``
+(where to die; null: nowhere), ``count`` (how often that point is passed before), ``claim``
+(a file that only the first to die there makes; the others live on; null: all die),
+``is_shut`` (true: nobody can dial this process) and, for a sender, ``first`` and ``last``:
+the numbers that it sends, one after the other as each is stored if ``one_by_one``.
 """
 
 from __future__ import annotations
@@ -13,29 +15,50 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from p2pmesh import Node
+from p2pmesh import Node, running
 from p2pmesh.driver import Driver, Saved
-from p2pmesh.protocol.types import MessageMoved, Save, Table
+from p2pmesh.protocol.types import MessageMoved, Save, Table, Write
 
 
 class Death:
     """Comes when a point was passed often enough."""
 
-    def __init__(self, point: str | None, count: int) -> None:
+    def __init__(
+        self, point: str | None, count: int, claim: str | None, note: Callable[..., None]
+    ) -> None:
         self._point = point
         self._left = count
+        self._claim = claim
+        self._note = note
         self._saves: dict[int, str] = {}  # number of a Save -> the point of its end
+        self._relayed = 0
 
     def passed(self, point: str) -> None:
         if point == self._point:
             self._left -= 1
-            if self._left < 0:
+            if self._left < 0 and self._is_mine():
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def witness(self, happened: object) -> None:
+    def _is_mine(self) -> bool:
+        if self._claim is None:
+            return True
+        try:
+            os.close(os.open(self._claim, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            self._point = None
+        return self._point is not None
+
+    def witness(self, driver: Driver, happened: object) -> None:
         match happened:
+            case Write() if driver.core.counters().get("relayed", 0) > self._relayed:
+                self._relayed = driver.core.counters()["relayed"]
+                self._note(relayed=self._relayed)
+                self.passed("a relayed frame is read")
+                # The write itself is over when this turn of the loop is.
+                asyncio.get_running_loop().call_soon(self.passed, "a relayed frame is forwarded")
             case Save(number, changes):
                 kinds = {(change.table, change.value is not None) for change in changes}
                 if (Table.OUTBOX, True) in kinds:
@@ -53,14 +76,23 @@ class Death:
                 self.passed("after the receipt")
 
 
+class ShutDriver(Driver):
+    """Of a host behind a firewall: it dials whom it likes, and nobody can dial it."""
+
+    def __init__(self, *, admits: Any, **rest: Any) -> None:
+        super().__init__(admits=lambda address: False, **rest)
+
+
 async def main(config: dict[str, Any]) -> None:
-    death = Death(config["point"], config["count"])
-    Driver.witness = staticmethod(death.witness)
     log = open(config["log"], "a", buffering=1)  # noqa: ASYNC230, SIM115
 
     def note(**what: Any) -> None:
-        log.write(json.dumps(what) + "\n")
+        log.write(json.dumps({"pid": os.getpid(), **what}) + "\n")
 
+    death = Death(config["point"], config["count"], config["claim"], note)
+    Driver.witness = lambda driver, happened: death.witness(driver, happened)
+    if config["is_shut"]:
+        running.Driver = ShutDriver  # type: ignore[misc]
     node = Node(
         config["role"], mesh=config["mesh"], preset="local", mdns=False, http=None,
         data_dir=config["data"],
@@ -80,6 +112,9 @@ async def main(config: dict[str, Any]) -> None:
                 note(sends=number)
                 deliveries.append(await node.send("receiver", number))
                 note(safe=number)
+                if config["one_by_one"]:
+                    await deliveries[-1].stored()
+                    note(stored=number)
         await asyncio.Event().wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -29,10 +30,12 @@ RUNS_AGAIN: Final = {"during the handler", "before the end is on record"}
 #: How often each is tried; ``tox -e survival`` asks for 50.
 TIMES: Final = int(os.environ.get("SURVIVAL_TIMES", "2"))
 MESSAGES: Final = 8
+RELAY_POINTS: Final = ("a relayed frame is read", "a relayed frame is forwarded")
 
 
-class Pair:
-    """A sender and a receiver, each with a data directory, that can be started again."""
+class Mortals:
+    """A sender and a receiver, each with a data directory, that can be started again,
+    and relays with none."""
 
     def __init__(self, home: Path, mesh: str, stack: ExitStack) -> None:
         self._home = home
@@ -41,11 +44,22 @@ class Pair:
         self._log = home / "log"
 
     def start(
-        self, role: str, *, point: str | None = None, count: int = 0, first: int = 0, last: int = 0
+        self,
+        role: str,
+        *,
+        point: str | None = None,
+        count: int = 0,
+        first: int = 0,
+        last: int = 0,
+        is_shut: bool = False,
     ) -> Process:
+        """``is_shut``: nobody can dial it, and it sends one message after the other.  Of
+        several relays only one dies."""
         config = {
-            "role": role, "mesh": self._mesh, "data": str(self._home / role),
-            "log": str(self._log), "point": point, "count": count, "first": first, "last": last,
+            "role": role, "mesh": self._mesh, "log": str(self._log), "point": point, "count": count,
+            "data": str(self._home / role) if role != "relay" else None,
+            "claim": str(self._home / "claim") if role == "relay" else None,
+            "first": first, "last": last, "is_shut": is_shut, "one_by_one": is_shut,
         }  # fmt: skip
         command = (sys.executable, str(Path(__file__).with_name("mortal.py")), json.dumps(config))
         return self._stack.enter_context(Process(command, home=self._home))
@@ -56,34 +70,34 @@ class Pair:
 
 
 @pytest.fixture
-def pair(home: Path, mesh: str) -> Iterator[Pair]:
+def mortals(home: Path, mesh: str) -> Iterator[Mortals]:
     with ExitStack() as stack:
-        yield Pair(home, mesh, stack)
+        yield Mortals(home, mesh, stack)
 
 
 @pytest.mark.parametrize("time", range(TIMES))
 @pytest.mark.parametrize("point", POINTS)
 def test_what_was_safe_is_handled_in_order_whoever_is_killed_where(
-    pair: Pair, point: str, time: int
+    mortals: Mortals, point: str, time: int
 ) -> None:
     victim = POINTS[point]
     count = time % 3  # the first message, and later ones
     deaths = {role: (point if role == victim else None) for role in ("sender", "receiver")}
-    receiver = pair.start("receiver", point=deaths["receiver"], count=count)
-    sender = pair.start("sender", point=deaths["sender"], count=count, last=MESSAGES)
+    receiver = mortals.start("receiver", point=deaths["receiver"], count=count)
+    sender = mortals.start("sender", point=deaths["sender"], count=count, last=MESSAGES)
     (sender if victim == "sender" else receiver).wait()
-    sent = len(pair.noted("sends")) if victim == "sender" else 0
+    sent = len(mortals.noted("sends")) if victim == "sender" else 0
     if victim == "sender":
-        pair.start("sender", first=sent, last=MESSAGES)
+        mortals.start("sender", first=sent, last=MESSAGES)
     else:
-        pair.start("receiver")
+        mortals.start("receiver")
 
     def all_is_handled() -> bool:
-        safe = {each["safe"] for each in pair.noted("safe")}
-        return set(range(sent, MESSAGES)) <= safe <= {each["ran"] for each in pair.noted("ran")}
+        safe = {each["safe"] for each in mortals.noted("safe")}
+        return set(range(sent, MESSAGES)) <= safe <= {each["ran"] for each in mortals.noted("ran")}
 
     eventually(all_is_handled, "what was safe is handled")
-    runs = pair.noted("ran")
+    runs = mortals.noted("ran")
     order = list(dict.fromkeys(each["ran"] for each in runs))
     assert order == sorted(order)
     # One handler runs at a time: at most one was interrupted, and that one knows it.
@@ -94,3 +108,28 @@ def test_what_was_safe_is_handled_in_order_whoever_is_killed_where(
         assert twice
     for each in twice:
         assert [run["attempt"] for run in runs if run["ran"] == each] == [1, 2]
+
+
+@pytest.mark.parametrize("time", range(TIMES))
+@pytest.mark.parametrize("point", RELAY_POINTS)
+def test_what_was_stored_is_handled_once_and_in_order_when_its_relay_is_killed(
+    mortals: Mortals, point: str, time: int
+) -> None:
+    """Sender and receiver can be dialled by nobody, so they meet through the two relays
+    alone.  The relay that they use dies with a message, a receipt or an end in its hands."""
+    relays = [mortals.start("relay", point=point, count=time * 3 % 13) for _ in range(2)]
+    eventually(lambda: len(mortals.noted("up")) == 2, "the relays have joined")
+    mortals.start("receiver", is_shut=True)
+    mortals.start("sender", last=MESSAGES, is_shut=True)
+
+    def all_is_handled() -> bool:
+        return len(mortals.noted("stored")) == MESSAGES <= len(mortals.noted("ran"))
+
+    eventually(all_is_handled, "what was sent is stored and handled")
+    (dead,) = [relay for relay in relays if relay.is_over]
+    assert dead.wait() == -signal.SIGKILL
+    carried = [each["pid"] for each in mortals.noted("relayed")]
+    assert set(carried) == {relay.pid for relay in relays}
+    assert carried[-1] != dead.pid
+    runs = mortals.noted("ran")
+    assert [(each["ran"], each["attempt"]) for each in runs] == [(n, 1) for n in range(MESSAGES)]
