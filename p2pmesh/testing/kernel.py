@@ -189,6 +189,13 @@ class Kernel:
             socket.is_open = False
         return sockets
 
+    def reset(self, one: Host, other: Host) -> None:
+        """Something between them resets their connections: what was under way is lost,
+        and both are told."""
+        for host, far in ((one, other), (other, one)):
+            for socket in [each for each in host.sockets.values() if each.peer.host is far]:
+                self._break(socket)
+
     # --- dialling -----------------------------------------------------------------------
 
     def dial(self, host: Host, dial: int, address: str, timeout: float) -> None:

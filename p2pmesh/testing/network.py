@@ -310,6 +310,12 @@ class SimNetwork:
             self._kernel.paths.cut(other, one)
 
     @_step
+    def reset(self, one: Which, other: Which) -> None:
+        """The connections between these two are reset, as by a router that forgot them;
+        new ones can be made at once."""
+        self._kernel.reset(self._node(one).host, self._node(other).host)
+
+    @_step
     def partition(self, *sides: Iterable[Which]) -> None:
         """Only nodes of one side reach each other; the unnamed are with the first."""
         self._kernel.paths.partition([[self._node(n).number for n in side] for side in sides])

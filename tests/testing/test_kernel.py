@@ -323,6 +323,18 @@ def test_a_dead_process_ends_its_connections_within_a_trip() -> None:
     assert world.one.when("ended") - began < 0.01
 
 
+def test_a_reset_ends_both_ends_and_loses_what_was_under_way() -> None:
+    world = World().connected()
+    world.write(b"lost")
+    world.write(b"lost, too", back=True)
+    world.kernel.reset(world.one.host, world.other.host)
+    world.run(100.0)
+    assert world.one.what() == world.other.what() == ["ended"]
+    world.dial()
+    world.run(1.0)
+    assert world.one.what() == ["ended", "opened"]
+
+
 def test_nobody_is_told_of_a_host_that_is_off() -> None:
     world = World().connected()
     world.kernel.power_off(world.other.host)
