@@ -40,7 +40,7 @@ PROTOCOL: Final = {
         {"core"},  # what those above it share
         {"membership", "reporting", "selfword"},
         {"neighbours"},
-        {"questions"},
+        {"questions", "sidelinks"},
         {"monitoring"},
         {"joining", "leading", "lookup"},
     ),

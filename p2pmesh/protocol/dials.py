@@ -25,6 +25,7 @@ class Purpose(Enum):
     CONNECT = "connect"  # a ring position, or a message needs a link
     PROBE = "probe"  # the detector asks the peer's kernel
     CHECK = "check"  # does the peer's address work for me at all?
+    REPLACE = "replace"  # a link off the rings hangs
     HEAL = "heal"  # a failed member may be back
 
 

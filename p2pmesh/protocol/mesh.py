@@ -45,6 +45,7 @@ from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.selfword import SelfWord
+from p2pmesh.protocol.sidelinks import SideLinks
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
@@ -102,6 +103,7 @@ class Mesh:
         neighbours = self._neighbours = Neighbours(core)
         questions = self._questions = Questions(core, neighbours)
         monitoring = self._monitoring = Monitoring(core, neighbours, questions)
+        self._side = SideLinks(core, neighbours)
         self._joining = Joining(core, self._membership, neighbours, monitoring)
         self._leading = Leading(core, questions)
         self._lookup = Lookup(core, questions)
@@ -552,6 +554,10 @@ class Mesh:
                         self._monitoring.connect_failed(attempt.target, attempt.outcome)
                     case Purpose.PROBE:
                         self._monitoring.probe_failed(attempt)
+                    case Purpose.REPLACE:
+                        assert isinstance(attempt.target, bytes)
+                        if self._side.replace_failed(attempt):
+                            self._post.unlinked(self._core.at, attempt.target)
                     case Purpose.CHECK | Purpose.HEAL:
                         self._core.count(f"dial {attempt.purpose.value} failed")
 
@@ -714,6 +720,8 @@ class Mesh:
                 questions.stalls_due()
             case "sweep", _:
                 monitoring.sweep()
+            case "side", _:
+                self._side.due()
             case "alone", _:
                 joining.alone_due()
             case "rival", _:
@@ -761,12 +769,8 @@ class Mesh:
         core.timers.set("housekeeping", None, core.at.now + _HOUSEKEEPING)
         core.view.expire(core.at.now)
         self._lookup.changed()
-        for peer, link in tuple(core.links_up.items()):
-            used_at = max(link.said_at, link.heard_at)
-            if not link.is_ring and core.at.now - used_at > timing.LINK_IDLE_TIMEOUT:
-                core.connections.close(link, "idle")
-                del core.links_up[peer]
-                self._post.unlinked(core.at, peer)
+        for peer in self._side.close_idle():
+            self._post.unlinked(core.at, peer)
 
     # --- sleep ----------------------------------------------------------------------------------
 
@@ -887,6 +891,7 @@ class Mesh:
                     link = core.links_up.get(peer)
                     if link is not None:
                         core.tell(link, message)
+                        self._side.used(link)
                 case NeedLink(peer):
                     self._neighbours.connect(peer, at_once=True)
                 case Announce(entry):

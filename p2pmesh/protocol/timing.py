@@ -45,6 +45,8 @@ REKEY_INTERVAL: Final = 3600.0
 CHECK_DIAL_MIN: Final = 0.05  # after a ring link forms: does its peer's address work?
 CHECK_DIAL_MAX: Final = 0.5
 LINK_IDLE_TIMEOUT: Final = 30.0  # an on-demand link nobody uses
+SIDE_PING_AFTER: Final = 1.0  # an on-demand link that does not answer is asked,
+SIDE_HUNG_AFTER: Final = 2.0  # and dialled afresh
 DIAL_TIMEOUT: Final = 1.5  # no answer from the peer's kernel
 DIAL_STAGGER: Final = 0.25  # between the addresses of one candidate
 
