@@ -233,6 +233,8 @@ def error_of(code: str, detail: str, target: str, timeout: float | None = None) 
         case "unknown":
             near = (name for name in detail.split("\n") if name not in ("", target))
             return UnknownTarget(target, tuple(near))
+        case "left":
+            return UnknownTarget(target, has_left=True)
         case "ambiguous":
             return AmbiguousTarget(target, tuple(filter(None, detail.split("\n"))))
         case "store_full":

@@ -21,15 +21,28 @@ class NotStarted(MeshError):
 
 
 class UnknownTarget(MeshError):
-    """No instance has this id or name; ``nearest`` holds similar names.  ``asked`` is the
-    URL of the node that a client of the HTTP API spoke to."""
+    """No instance has this id or name; ``nearest`` holds similar names.  ``has_left``: one
+    had it, and left for good.  ``asked`` is the URL of the node that a client of the HTTP
+    API spoke to."""
 
-    def __init__(self, target: str, nearest: tuple[str, ...] = (), asked: str = "") -> None:
+    def __init__(
+        self,
+        target: str,
+        nearest: tuple[str, ...] = (),
+        asked: str = "",
+        *,
+        has_left: bool = False,
+    ) -> None:
         hint = f"; did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
         where = f"the mesh of {asked}" if asked else "this mesh"
-        super().__init__(f"no instance {target!r} is known in {where}{hint}")
+        super().__init__(
+            f"{target!r} has left {where} for good: send to another, or by name"
+            if has_left
+            else f"no instance {target!r} is known in {where}{hint}"
+        )
         self.target = target
         self.nearest = nearest
+        self.has_left = has_left
 
 
 class AmbiguousTarget(MeshError):

@@ -47,6 +47,7 @@ PROTOCOL: Final = {
     "messages": (
         {"directory", "envelopes", "ledger", "window"},
         {"ways", "streams"},
+        {"deadletters"},  # where what ends in those above it is kept
         {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"}
         | {"acks", "waits"},
         {"home", "places", "targets", "tracking"},

@@ -29,6 +29,7 @@ import msgspec
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.deadletters import DeadLetters
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds
 from p2pmesh.protocol.ledger import Ledger
@@ -84,8 +85,8 @@ class Held:
     """One broadcast of this node, until nobody is owed it."""
 
     __slots__ = (
-        "born_below", "deadline", "due_at", "envelope", "homes", "is_kept", "is_refused",
-        "message_id", "posts",
+        "born_below", "deadline", "due_at", "envelope", "has_died", "homes", "is_kept",
+        "is_owed_less", "is_refused", "message_id", "posts",
         "reasons", "sent_at", "seq", "size", "states", "strays",
     )  # fmt: skip
 
@@ -102,6 +103,8 @@ class Held:
         self.size = OVERHEAD + len(envelope.payload)
         self.is_kept = True  # False: the store has not got it
         self.is_refused = False  # and had no room for it
+        self.has_died = False  # for some: a dead letter has the content
+        self.is_owed_less = False  # than its row says
         self.homes: dict[NodeId, _Owed] = {}
         self.states: dict[str, MessageState] = {}  # by instance
         self.reasons: dict[str, str] = {}
@@ -140,8 +143,10 @@ class Broadcasts:
         counters: Counter[str],
         entropy: Callable[[int], bytes],
         ledger: Ledger,
+        dead: DeadLetters,
     ) -> None:
         self.next_at = NEVER
+        self._dead = dead
         self.stream = entropy(8)
         self._ledger = ledger
         self._directory = directory
@@ -192,7 +197,10 @@ class Broadcasts:
 
     def _keep(self, held: Held) -> None:
         ledger = self._ledger
-        homes = {home: (owed.life, tuple(owed.ids)) for home, owed in held.homes.items()}
+        homes = {
+            home: (owed.life, tuple(each for each in owed.ids if held.states[each] != "dead"))
+            for home, owed in held.homes.items()
+        }
         expires_at = ledger.store_time(held.deadline)
         row = _CastRow(held.envelope, expires_at, held.born_below, homes)
         ledger.put(Table.CASTS, held.seq.to_bytes(8), row)
@@ -298,15 +306,21 @@ class Broadcasts:
         held.states[instance_id] = state
         if reason:
             held.reasons[instance_id] = reason
+        if state == "dead":
+            held.has_died = held.is_owed_less = True
+            self._dead.add(held.envelope, instance_id, reason)
         self._ways.effects.append(MessageMoved(held.message_id, instance_id, state, reason))
 
     def _tidy(self, held: Held) -> None:
         if held.is_over and held.seq in self._held:
             del self._held[held.seq]
-            self._ledger.gone(Table.CASTS, held.seq.to_bytes(8))
+            self._ledger.gone(Table.CASTS, held.seq.to_bytes(8), moved=held.has_died)
             held.envelope = msgspec.structs.replace(held.envelope, payload=b"")
             self._bytes -= held.size
             self._account.used -= held.size
+        elif held.is_owed_less and held.seq in self._held:
+            held.is_owed_less = False
+            self._keep(held)  # who is asked again after a crash may not die twice
 
     def _end_all(self, held: Held, state: MessageState, reason: str) -> None:
         for instance_id, known in held.states.items():
@@ -347,6 +361,7 @@ class Broadcasts:
                 continue
             if held.due_at <= at.now:
                 to_post += [Stray(held, each, held.envelope) for each in held.strays]
+                held.is_owed_less |= bool(held.strays)
                 held.strays.clear()
                 to_post += self._repair(at, held, sent)
             self._tidy(held)
@@ -397,6 +412,7 @@ class Broadcasts:
             if was_there and (instance is None or instance.state != "left"):
                 continue  # failed: the same life may come back
             owed.ids.remove(instance_id)
+            held.is_owed_less = True
             if held.states[instance_id] != "queued":
                 continue
             if is_live(instance) and instance.kind == "guest":
@@ -413,6 +429,7 @@ class Broadcasts:
 
     def refused(self, held: Held, instance_id: str, reason: str) -> None:
         self._move(held, instance_id, "dead", reason)
+        self._tidy(held)
 
     def waits_for_receipts(self) -> bool:
         return any(

@@ -49,6 +49,7 @@ from p2pmesh.protocol.sidelinks import SideLinks
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
+    DeadCopy,
     DialOutcome,
     Instance,
     Instant,
@@ -356,6 +357,27 @@ class Mesh:
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; None: not known here."""
         return self._office.message_state(message_id)
+
+    def dead_letters(self) -> tuple[DeadCopy, ...]:
+        """What was accepted here and ended dead, the oldest first."""
+        return self._office.dead_letters()
+
+    def retry(
+        self, at: Instant, message_id: str, recipient: str | None = None, *, ttl: float
+    ) -> tuple[str, ...]:
+        """Send a dead letter again: the recipients that it goes to.  Raises StoreFull,
+        and where it goes to none of several QueueFull or UnknownTarget."""
+        self._core.at = at
+        gone = self._post.retry(at, message_id, recipient, ttl=ttl)
+        self._settle()
+        return gone
+
+    def drop_dead_letters(self, at: Instant, message_id: str, recipient: str | None = None) -> int:
+        """Nobody wants it any more; how many there were."""
+        self._core.at = at
+        dropped = self._post.drop_dead_letters(at, message_id, recipient)
+        self._settle()
+        return dropped
 
     def instance(self, instance_id: str) -> Instance | None:
         """Where this instance lives, failed and left ones included."""

@@ -36,6 +36,7 @@ import msgspec
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.deadletters import DeadLetters
 from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
 from p2pmesh.protocol.envelopes import SEQ_MAX, Account, are_sound
 from p2pmesh.protocol.ledger import Ledger
@@ -148,8 +149,10 @@ class Outbox:
         counters: Counter[str],
         entropy: Callable[[int], bytes],
         ledger: Ledger,
+        dead: DeadLetters,
     ) -> None:
         self.next_at = NEVER
+        self._dead = dead
         self._directory = directory
         self._ways = ways
         self._ledger = ledger
@@ -654,7 +657,11 @@ class Outbox:
             self._pump(at, outlet)
 
     def _end(self, stream: OutStream, item: Item, state: MessageState, reason: str) -> None:
-        self._remove(stream, item)
+        envelope = item.envelope
+        becomes_dead_letter = state == "dead" and stream.is_own and envelope is not None
+        if becomes_dead_letter and envelope is not None:
+            self._dead.add(envelope, item.recipient, reason, name=item.name, attempts=item.attempts)
+        self._remove(stream, item, goes_on=becomes_dead_letter)
         item.state = state
         item.reason = reason
         item.envelope = None

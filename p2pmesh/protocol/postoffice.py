@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from p2pmesh.errors import StoreFull
+from p2pmesh.errors import MeshError, QueueFull, StoreFull, UnknownTarget
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.broadcast import Broadcasts
 from p2pmesh.protocol.casting import Casting
 from p2pmesh.protocol.casttree import CastTree
+from p2pmesh.protocol.deadletters import DeadLetters
 from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import Account, is_sound
 from p2pmesh.protocol.guestdesk import GuestDesk
@@ -36,8 +37,10 @@ from p2pmesh.protocol.requests import Answering, Asking
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import (
+    DeadCopy,
     Instant,
     Load,
+    MessageKept,
     MessageMoved,
     NodeId,
     Recipient,
@@ -66,7 +69,8 @@ class PostOffice:
         account = self._account = Account()
         counters = self.counters
         ways = self._ways = Ways(directory, counters)
-        self._outbox = Outbox(directory, ways, account, counters, entropy, ledger)
+        dead = self._dead = DeadLetters(counters, ledger)
+        self._outbox = Outbox(directory, ways, account, counters, entropy, ledger, dead)
         self._asking = Asking(directory, ways, account, counters, entropy)
         self._answering = Answering(directory, ways, counters)
         acks = KeptAcks(counters)
@@ -74,7 +78,7 @@ class PostOffice:
         self._desk = GuestDesk(
             directory, ways, self._home, self._answering, acks, counters, entropy, ledger
         )
-        self._broadcasts = Broadcasts(directory, ways, account, counters, entropy, ledger)
+        self._broadcasts = Broadcasts(directory, ways, account, counters, entropy, ledger, dead)
         self._tree = CastTree(directory, ways, counters)
         self._casting = Casting(
             directory, ways, counters, self._broadcasts, self._tree, self._home, self._outbox,
@@ -83,7 +87,7 @@ class PostOffice:
         self._tracking = Tracking()
         self._sending = Sending(
             directory, ways, account, counters, self._outbox, self._asking,
-            self._answering, self._desk, self._tracking, ledger,
+            self._answering, self._desk, self._tracking, ledger, dead,
         )  # fmt: skip
         self._moved: Counter[str] = Counter()  # copies accepted here, by the states they reached
         self._at = Instant(0.0, 0)
@@ -94,6 +98,7 @@ class PostOffice:
         """Take up what an earlier process of this node had accepted, stored and not
         finished."""
         self._at = at
+        self._dead.restore()
         self._desk.restore(at)
         self._home.restore(at)
         self._casting.restore()
@@ -185,13 +190,57 @@ class PostOffice:
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; None: not known (any more);
         empty: its target is looked for."""
-        return self._tracking.state(message_id)
+        known, dead = self._tracking.state(message_id), self._dead.recipients(message_id)
+        told = {recipient.instance_id for recipient in known or ()}
+        earlier = tuple(each for each in dead if each.instance_id not in told)
+        return earlier or None if known is None else known + earlier
 
     def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:
         """The handler of a MessageArrived ended; not ok: it is tried again, and at
         last the message is dead."""
         self._at = at
         self._home.completed(at, message_id, ok, reason[: limits.REASON_MAX])
+
+    # --- commands: dead letters -------------------------------------------------------
+
+    def dead_letters(self) -> tuple[DeadCopy, ...]:
+        """What was accepted here and ended dead, the oldest first."""
+        return self._dead.all()
+
+    def retry(
+        self, at: Instant, message_id: str, recipient: str | None = None, *, ttl: float
+    ) -> tuple[str, ...]:
+        """Send a dead letter again, under its message id; of a broadcast the copy for
+        ``recipient``, or all that are dead.  The recipients it goes to: MessageMoved
+        and, where there is a store, MessageKept follow.
+
+        Raises StoreFull, and where none can go what the first of them met: QueueFull,
+        UnknownTarget.
+        """
+        self._at = at
+        self._refuse_if_failing()
+        gone: list[str] = []
+        failure: MeshError | None = None
+        for copy in self._dead.of(message_id, recipient):
+            try:
+                self._sending.send_again(at, copy, deadline(at, ttl))
+            except (QueueFull, UnknownTarget) as error:
+                failure = failure or error
+                continue
+            self._dead.take(copy)
+            gone.append(copy.recipient)
+            self._ways.effects.append(MessageMoved(message_id, copy.recipient, "queued"))
+        if failure is not None and not gone:
+            raise failure
+        if gone and self._ledger.is_durable:
+            kept = MessageKept(message_id)
+            self._ledger.after(lambda: self._ways.effects.append(kept))
+        return tuple(gone)
+
+    def drop_dead_letters(self, at: Instant, message_id: str, recipient: str | None = None) -> int:
+        """Nobody wants it any more; how many there were."""
+        self._at = at
+        return self._dead.drop(message_id, recipient)
 
     # --- commands: requests -----------------------------------------------------------
 
@@ -478,6 +527,7 @@ class PostOffice:
             self._desk.next_at,
             self._broadcasts.next_at,
             self._tree.next_at,
+            self._dead.next_at,
         )
         return due if due != NEVER else None
 
@@ -495,6 +545,7 @@ class PostOffice:
         self._home.tick(at)
         self._desk.tick(at)
         self._casting.tick(at)
+        self._dead.tick(at)
 
     # --- results ------------------------------------------------------------------------
 
@@ -522,6 +573,7 @@ class PostOffice:
                 **self._sending.depths(),
                 **self._desk.depths(),
                 "broadcasts": len(self._broadcasts),
+                "dead_letters": len(self._dead),
                 "requests_asked": len(self._asking),
                 "requests_to_answer": len(self._answering),
             },
@@ -539,4 +591,5 @@ class PostOffice:
             self._sending.settle(at)
             self._desk.settle(at)
             if not own:
+                self._dead.settle(at)
                 return

@@ -19,9 +19,10 @@ from typing import Literal
 
 import msgspec
 
-from p2pmesh.errors import MessageTooLarge, QueueFull
+from p2pmesh.errors import MessageTooLarge, QueueFull, UnknownTarget
 from p2pmesh.protocol import limits, timing
-from p2pmesh.protocol.directory import Directory, is_live
+from p2pmesh.protocol.deadletters import DeadLetters
+from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.ledger import Ledger
@@ -31,6 +32,7 @@ from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.targets import Absence, Ambiguous, Parcel, Waiting, find, nearest
 from p2pmesh.protocol.tracking import Ended, Tracking
 from p2pmesh.protocol.types import (
+    DeadCopy,
     Envelope,
     Instance,
     Instant,
@@ -91,8 +93,10 @@ class Sending:
         desk: GuestDesk,
         tracking: Tracking,
         ledger: Ledger,
+        dead: DeadLetters,
     ) -> None:
         self._ledger = ledger
+        self._dead = dead
         self._directory = directory
         self._ways = ways
         self._counters = counters
@@ -148,10 +152,12 @@ class Sending:
     def _answered(self, parcel: Parcel) -> None:
         self._end(parcel, "done")
 
-    def _end(self, parcel: Parcel, state: Literal["done", "expired"]) -> None:
+    def _end(
+        self, parcel: Parcel, state: Literal["done", "expired", "dead"], reason: str = ""
+    ) -> None:
         message_id = parcel.envelope.message_id
-        self._tracking.put(message_id, Ended(Recipient(parcel.target, state)))
-        self._ways.effects.append(MessageMoved(message_id, parcel.target, state))
+        self._tracking.put(message_id, Ended(Recipient(parcel.target, state, reason=reason)))
+        self._ways.effects.append(MessageMoved(message_id, parcel.target, state, reason))
 
     def settle(self, at: Instant) -> None:
         """Responses whose source's home has said what they are."""
@@ -161,6 +167,30 @@ class Sending:
                 self._answered(parcel)
             elif parcel is not None:
                 self._address_again(at, parcel)
+
+    # --- sent again -----------------------------------------------------------------------
+
+    def send_again(self, at: Instant, dead: DeadCopy, expires_at: float) -> None:
+        """A dead letter, to its recipient; one that was sent to a name to whoever has it
+        now.  Raises QueueFull, UnknownTarget: its recipient left for good."""
+        envelope, recipient = dead.envelope, dead.recipient
+        if dead.name is not None:
+            parcel = Parcel(envelope, dead.name, named=True, deadline=expires_at)
+            parcel.is_promised = True
+            if find(self._directory, dead.name, named=True) is Absence.LEFT:
+                raise UnknownTarget(dead.name, has_left=True)
+            self._address(at, parcel, again=True)
+            return
+        instance = self._directory.instance(recipient)
+        if instance is not None and is_gone_for_good(instance):
+            raise UnknownTarget(recipient, has_left=True)
+        item = Item(envelope, recipient, expires_at)
+        item.is_promised = True
+        self._outbox.accept(at, item)
+        if envelope.target is None:
+            self._tracking.put_again(envelope.message_id, recipient, item)
+        else:
+            self._tracking.put(envelope.message_id, item)
 
     # --- addressing ---------------------------------------------------------------------
 
@@ -178,6 +208,12 @@ class Sending:
                 self._deliver(at, parcel, found, again=again)
             case Ambiguous(ids):
                 self._refuse(parcel, "ambiguous", "\n".join(ids))
+            case Absence.LEFT if parcel.call is not None:
+                self._refuse(parcel, "unreachable", f"{parcel.target} has left")
+            case Absence.LEFT if again:
+                self._give_up(parcel, "left", "left")
+            case Absence.LEFT:
+                self._refuse(parcel, "left", "")
             case Absence.NO_HOLDER:
                 self._wait(at, parcel, parcel.deadline)
             case Absence.UNKNOWN if parcel.call is not None:
@@ -264,13 +300,22 @@ class Sending:
         self._tracking.drop(message_id)
         self._ways.effects.append(SendRefused(message_id, error, detail))
 
+    def _give_up(self, parcel: Parcel, error: str, detail: str) -> None:
+        """It cannot go: what its sender knows to be accepted is dead, what not is refused."""
+        if parcel.call is not None or not parcel.is_told:
+            self._refuse(parcel, error, detail)
+            return
+        name = parcel.target if parcel.named else None
+        self._dead.add(parcel.envelope, parcel.target, detail, name=name)
+        self._end(parcel, "dead", detail)
+
     def _address_again(self, at: Instant, parcel: Parcel) -> None:
         """As ``_address``, where nobody is there to be told by an exception."""
         self._forget(parcel)
         try:
             self._address(at, parcel, again=True)
         except QueueFull as full:
-            self._refuse(parcel, "queue_full", str(full))
+            self._give_up(parcel, "queue_full", str(full))
 
     def readdress(self, at: Instant, orphans: Iterable[Item]) -> None:
         """Copies whose name has lost its holder: to another, or to the one that comes

@@ -2,6 +2,7 @@
 
     known, alive, suspect or failed     that instance (a failed one gets it later)
     left, its identity stays            that instance
+    left for good                       refused, or dead, at once
     a name with one live holder         the holder
     a name with several                 ambiguous: nothing is sent
     a name whose holders are all gone   waits for a holder, as long as it lives
@@ -35,6 +36,7 @@ class Absence(Enum):
     """Why a target has no instance now."""
 
     NO_HOLDER = "no_holder"  # a name that is known; whoever had it is gone
+    LEFT = "left"  # an id whose instance left for good
     UNKNOWN = "unknown"
 
 
@@ -47,14 +49,22 @@ def find(directory: Directory, target: str, *, named: bool) -> Instance | Ambigu
     instance = directory.instance(target)
     if instance is not None and not is_gone_for_good(instance):
         return instance
-    if not named:
-        return Absence.UNKNOWN
-    holders = directory.named(target)
+    holders = directory.named(target) if named else ()
     if len(holders) == 1:
         return holders[0]
     if holders:
         return Ambiguous(tuple(holder.instance_id for holder in holders))
+    is_name = named and instance is not None and _was_called(instance, target)
+    if instance is not None and not is_name:
+        return Absence.LEFT
+    if not named:
+        return Absence.UNKNOWN
     return Absence.NO_HOLDER if target in set(directory.names()) else Absence.UNKNOWN
+
+
+def _was_called(instance: Instance, target: str) -> bool:
+    """Did a node have its id as its name, too?  (A guest has no other name.)"""
+    return instance.kind == "node" and instance.name == target
 
 
 def nearest(names: Iterable[str], target: str) -> tuple[str, ...]:

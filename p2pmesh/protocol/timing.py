@@ -103,6 +103,7 @@ READ_WAIT_MAX: Final = 60.0  # for mail
 UNKNOWN_TARGET_WAIT: Final = 1.0
 RELAY_AFTER: Final = 3.0
 MESSAGE_TTL: Final = 24 * 3600.0
+DEAD_LETTER_TTL: Final = 30 * 24 * 3600.0
 CAST_REPAIR_AFTER: Final = 1.0
 LEAVE_TIMEOUT: Final = 4.0  # and up to a second until the goodbye is sent
 WATERMARK_TTL: Final = 30 * 24 * 3600.0

@@ -38,6 +38,29 @@ class Ended:
         return (self._recipient,)
 
 
+class Again:
+    """A broadcast of which single copies were sent again."""
+
+    __slots__ = ("_copies", "_first")
+
+    def __init__(self, first: Tracked) -> None:
+        self._first = first
+        self._copies: dict[str, Tracked] = {}
+
+    def add(self, recipient: str, copy: Tracked) -> None:
+        self._copies[recipient] = copy
+
+    @property
+    def is_over(self) -> bool:
+        return self._first.is_over and all(copy.is_over for copy in self._copies.values())
+
+    def recipients(self) -> tuple[Recipient, ...]:
+        states = {each.instance_id: each for each in self._first.recipients()}
+        for copy in self._copies.values():
+            states.update((each.instance_id, each) for each in copy.recipients())
+        return tuple(states.values())
+
+
 class Tracking:
     """Message ids to their states, the oldest first."""
 
@@ -58,6 +81,14 @@ class Tracking:
                 return
             table[oldest] = known
         table.popitem(last=False)
+
+    def put_again(self, message_id: str, recipient: str, copy: Tracked) -> None:
+        """One copy of a broadcast goes anew."""
+        known = self._tracked.get(message_id)
+        if not isinstance(known, Again):
+            known = Again(known if known is not None else copy)
+            self.put(message_id, known)
+        known.add(recipient, copy)
 
     def drop(self, message_id: str) -> None:
         """It was refused after all."""

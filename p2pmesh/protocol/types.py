@@ -110,6 +110,7 @@ class Table(StrEnum):
     WINDOWS = "windows"  # root, stream -> which broadcasts were taken
     TAKEN = "taken"  # root, stream, number -> by whom
     GUESTS = "guests"  # instance -> its entry
+    DEAD_LETTERS = "dead_letters"  # message, recipient -> accepted here, and ended dead
 
 
 class Row(NamedTuple):
@@ -314,7 +315,8 @@ class RequestEnded(msgspec.Struct, frozen=True):
 
 class SendRefused(msgspec.Struct, frozen=True):
     """A send that cannot be accepted after all.  ``error`` and ``detail`` as in
-    :class:`RequestEnded`, or ``error`` = ``queue_full``."""
+    :class:`RequestEnded`, or ``error`` = ``queue_full``, ``store_full``, or ``left``: its
+    target left for good."""
 
     message_id: str
     error: str
@@ -332,6 +334,17 @@ class MessageMoved(msgspec.Struct, frozen=True):
     recipient: str
     state: MessageState
     reason: str = ""
+
+
+class DeadCopy(msgspec.Struct, frozen=True):
+    """A dead letter: a message that this node accepted, for one recipient."""
+
+    envelope: Envelope
+    recipient: str  # its instance id; of what never had one, the name it was sent to
+    name: str | None  # it was sent to this name
+    reason: str
+    attempts: int  # times it was put on the wire
+    died_at: int  # unix microseconds, for display
 
 
 class CallEnded(msgspec.Struct, frozen=True):

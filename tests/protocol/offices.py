@@ -134,10 +134,14 @@ class Office:
         self.saves: deque[Save] = deque()  # not on disk yet
         self.attempts: dict[str, int] = {}
         self.runs: list[tuple[str, int]] = []  # message and attempt, of all its lives
+        self.fails: set[str] = set()  # messages that its handler cannot handle
         self.begin_life()
 
     def run(self, message_id: str) -> None:
         """The handler of its agent, start to end."""
+        if message_id in self.fails:
+            self.post.message_completed(self.world.at, message_id, False, "broken")
+            return
         self.runs.append((message_id, self.attempts[message_id]))
         self.post.message_completed(self.world.at, message_id, True)
 
@@ -201,6 +205,16 @@ class Office:
         )  # fmt: skip
         self.world.run()
         return message_id
+
+    def retry(self, message_id: str, recipient: str | None = None) -> tuple[str, ...]:
+        gone = self.post.retry(self.world.at, message_id, recipient, ttl=3600.0)
+        self.world.run()
+        return gone
+
+    def dead(self) -> list[tuple[str, str, str]]:
+        """Message, recipient and reason of each dead letter, the oldest first."""
+        letters = self.post.dead_letters()
+        return [(each.envelope.message_id, each.recipient, each.reason) for each in letters]
 
     def broadcast(
         self, payload: bytes = b"all", *, source: str | None = None, ttl: float = 3600.0
@@ -519,5 +533,10 @@ def audit(office: Office) -> None:
     )
     assert outbox._account.used == sum(held_bytes)
     assert post._answering._kept_bytes == sum(k.size for k in post._answering._kept.values())
+    dead = post._dead
+    assert dead.bytes == sum(200 + len(each.envelope.payload) for each in dead.all())
+    assert {(m, r) for m, of in dead._of.items() for r in of} == set(dead._kept)
+    if post._ledger.is_settled and post._ledger.is_durable:
+        assert len(dead) == sum(table == "dead_letters" for table, _ in office.disk)
     acks = post._desk._acks
     assert {(i, m) for i, kept in acks._of.items() for m in kept} == set(acks._until)

@@ -88,13 +88,37 @@ def test_a_name_whose_holder_failed_waits_as_long_as_the_message_lives() -> None
     assert a.moves(message_id) == [("worker", "expired")]
 
 
-def test_one_who_left_for_good_is_unknown_to_a_new_message() -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_a_new_message_to_one_who_left_for_good_is_refused_at_once(named: bool) -> None:
     world = World()
     a, b = world.add("a"), world.add("b")
     world.kill(b, "left")
-    a.send("b-1")
-    world.pass_time(2.0)
-    assert [refused.error for refused in a.of(SendRefused)] == ["unknown"]
+    a.send("b-1", named=named)
+    assert [refused.error for refused in a.of(SendRefused)] == ["left"]
+
+
+def test_a_new_message_to_a_guest_that_deregistered_is_refused_at_once() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    world.link(a, b)
+    b.call("register", "g")
+    b.call("deregister", "g")
+    a.send("g", named=True)
+    assert [refused.error for refused in a.of(SendRefused)] == ["left"]
+
+
+def test_an_id_that_was_also_its_owners_name_is_waited_for_as_a_name() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    b.name = "b-1"
+    world.kill(b, "left")
+    message_id = a.send("b-1", b"later", named=True)
+    assert a.of(SendRefused) == []
+    c = world.add("c")
+    c.name = "b-1"
+    world.changed(c)
+    assert c.arrived() == [b"later"]
+    assert a.moves(message_id)[-1] == ("c-1", "done")
 
 
 def test_what_waits_for_unknown_targets_is_bounded() -> None:
