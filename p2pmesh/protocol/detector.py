@@ -13,6 +13,8 @@ separates cases that look the same from above.
       (or accepted and dropped for 1.5 s)                    the last byte, runs 1 s
     it has no address                          stalled       accuse 15 s after the
                                                              last byte, runs 1 s
+    stalled, and its links ended without a     refused       accuse, runs 250 ms
+      goodbye at two monitors
     our own error (EMFILE …)                   none          dial again in 1 s
 
 A dial is evidence only at an address where this monitor has completed a
@@ -81,6 +83,7 @@ class Case:
     opened_at: float
     heard_at: float  # the last byte from this peer
     met: bool  # the dialled address is where this life shook hands with me
+    ended: bool = False  # its link ended without a goodbye, and none came since
     stage: Stage = Stage.PROBING
     probed_at: float = 0.0
     refusals: int = 0
@@ -98,12 +101,14 @@ class Detector:
         self.cases: dict[NodeId, Case] = {}
 
     def open(
-        self, peer: NodeId, life: Life, now: float, *, heard_at: float, met: bool
+        self, peer: NodeId, life: Life, now: float, *, heard_at: float, met: bool, ended: bool
     ) -> Step | None:
         """A peer is silent, or its link ended without a goodbye.  None: known."""
-        if peer in self.cases:
+        case = self.cases.get(peer)
+        if case is not None:
+            case.ended |= ended
             return None
-        self.cases[peer] = Case(life, now, heard_at, met, probed_at=now)
+        self.cases[peer] = Case(life, now, heard_at, met, ended, probed_at=now)
         return Probe()
 
     def dial_failed(self, peer: NodeId, outcome: DialOutcome, now: float) -> Step | None:
@@ -168,6 +173,15 @@ class Detector:
             case.accusations -= 1  # it was not said
         return self._stall(case, now)
 
+    def ended_for_all(self, peer: NodeId) -> Step | None:
+        """As many monitors lost their links to it as convict: a kernel closed them, and
+        who accepts at its address does so for a process that is gone."""
+        case = self.cases.get(peer)
+        if case is None or not (case.ended and case.stalled) or case.stage is Stage.ACCUSED:
+            return None
+        self._accuse(case, Evidence.REFUSED)
+        return Accuse(Evidence.REFUSED, timing.REFUSED_SUSPICION)
+
     def wake(self, peer: NodeId, now: float, *, met: bool) -> Step | None:
         """A ``Wait``, ``FlagStalled`` or rest after an answer is over."""
         case = self.cases.get(peer)
@@ -185,7 +199,7 @@ class Detector:
         if case is None or case.stage is not Stage.ACCUSED:
             return None
         case.heard_at = now
-        case.stalled = False
+        case.stalled = case.ended = False
         rest = timing.REACCUSE_AFTER * 2 ** min(case.accusations - 1, 8)
         return self._wait(case, now + min(rest, timing.REACCUSE_MAX))
 

@@ -840,7 +840,7 @@ class Mesh:
     def _settle(self) -> None:
         """Hand what changed to all who follow, until nothing changes any more."""
         core = self._core
-        self._monitoring.take_answers()
+        self._monitoring.follow_questions()
         if self._membership.own_seen:
             self._joining.own_came_back()
         while core.changes:

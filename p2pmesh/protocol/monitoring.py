@@ -60,7 +60,7 @@ class Monitoring:
         if peer is None or self._core.view.alive(peer) is None:
             return
         if link.is_ring and not orderly:
-            self._investigate(peer, heard_at=link.heard_at)
+            self._investigate(peer, heard_at=link.heard_at, ended=True)
         self._neighbours.link_ended(peer)
 
     def connect_failed(self, peer: NodeId, outcome: DialOutcome) -> None:
@@ -132,15 +132,20 @@ class Monitoring:
         if case is not None and peer not in self._questions.suspicions.open:
             self._close(peer)
 
-    def take_answers(self) -> None:
-        """My accusations that were answered: over, where I hear the peer; else I ask
-        again later."""
-        answered, self._questions.answered = self._questions.answered, []
+    def follow_questions(self) -> None:
+        """What was said of those whom I investigate.  My accusation was answered: that is
+        over where I hear the peer, else I ask again later.  Or others lost their links to
+        it, too."""
+        questions = self._questions
+        answered, questions.answered = questions.answered, []
         for peer in answered:
             if peer in self._core.links_up and self._core.hears(peer):
                 self._close(peer)
             else:
                 self._step(peer, self.detector.answered(peer, self._core.at.now))
+        while questions.ended:
+            peer = questions.ended.pop()
+            self._step(peer, self.detector.ended_for_all(peer))
 
     # --- the case -----------------------------------------------------------------------
 
@@ -190,13 +195,15 @@ class Monitoring:
         if unacked == 0 and peer is not None and self._pending.pop(peer, None) is not None:
             self._step(peer, self.detector.kernel_answers(peer, self._core.at.now))
 
-    def _investigate(self, peer: NodeId, *, heard_at: float) -> None:
+    def _investigate(self, peer: NodeId, *, heard_at: float, ended: bool = False) -> None:
         core = self._core
         held = core.view.alive(peer)
         if held is None or core.has_left:
             return
         met = self._neighbours.met_address(peer) is not None
-        step = self.detector.open(peer, held.version.life, core.at.now, heard_at=heard_at, met=met)
+        step = self.detector.open(
+            peer, held.version.life, core.at.now, heard_at=heard_at, met=met, ended=ended
+        )
         self._step(peer, step)
         if step is not None and self._is_cut_off():
             again = max(core.at.now + 0.01, self._swept_at + timing.DIAL_TIMEOUT)
@@ -212,7 +219,7 @@ class Monitoring:
             case FlagStalled(at):
                 core.timers.set("case", peer, at)
                 case = self.detector.cases[peer]
-                self._questions.flag(peer, case.life, stalled=True)
+                self._questions.flag(peer, case.life, stalled=True, ended=case.ended)
             case Accuse() as accuse:
                 link = core.links_up.get(peer)
                 if link is not None and accuse.evidence is not Evidence.STALLED:
@@ -334,7 +341,7 @@ class Monitoring:
                         and node not in self._questions.suspicions.open
                     ):
                         self._neighbours.join_rings(node)
-        self.take_answers()
+        self.follow_questions()
 
     def _settle_live(self, held: SignedRecord, before: Claim | None) -> None:
         core, node = self._core, held.record.id

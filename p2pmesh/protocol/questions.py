@@ -12,6 +12,8 @@ Not here: why somebody is accused (``monitoring``).
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.links import Link
@@ -31,6 +33,17 @@ from p2pmesh.protocol.types import (
     NodeId,
 )
 
+#: So many nodes may not have two monitors for each.
+_SMALL: Final = 3
+
+
+class _Flag(NamedTuple):
+    """What one monitor last said of a member that stalls."""
+
+    number: int
+    until: float
+    ended: bool
+
 
 class Questions:
     """Who is in question, and who is flagged as stalled."""
@@ -42,7 +55,9 @@ class Questions:
         self.stalled_since: dict[NodeId, float] = {}
         #: Members whom I accused, and about whom I was answered, for ``monitoring``.
         self.answered: list[NodeId] = []
-        self._stalls: dict[NodeId, dict[NodeId, tuple[int, float]]] = {}
+        #: Members whose links ended at as many monitors as convict, for ``monitoring``.
+        self.ended: list[NodeId] = []
+        self._stalls: dict[NodeId, dict[NodeId, _Flag]] = {}
         #: What I say is numbered on from the start of this process, so that it is above
         #: what my last life said, also where that life is still held.
         self._numbers = max(0, core.at.wall)
@@ -256,8 +271,11 @@ class Questions:
 
     # --- stalled -----------------------------------------------------------------------
 
-    def flag(self, peer: NodeId, life: Life, *, stalled: bool) -> None:
-        self.stall(wire.Stall(peer, life, self._core.me, self._next_number(), stalled), None)
+    def flag(self, peer: NodeId, life: Life, *, stalled: bool, ended: bool = False) -> None:
+        """Say of a member that its kernel answers and its process does not, or that it
+        does again; ``ended``: its link to me ended without a goodbye."""
+        number = self._next_number()
+        self.stall(wire.Stall(peer, life, self._core.me, number, stalled, ended), None)
 
     def stall(self, stall: wire.Stall, source: Link | None, item: bytes | None = None) -> None:
         """A monitor's flag, kept while somebody renews it."""
@@ -268,12 +286,12 @@ class Questions:
         if not core.view.is_alive(stall.monitor):
             return
         flags = self._stalls.setdefault(stall.subject, {})
-        number, _ = flags.get(stall.monitor, (-1, 0.0))
-        if stall.number <= number:
+        known = flags.get(stall.monitor)
+        if known is not None and stall.number <= known.number:
             return
         was_stalled = stall.subject in self.stalled_since
         until = core.at.now + (timing.STALL_MEMORY if stall.stalled else 0.0)
-        flags[stall.monitor] = stall.number, until
+        flags[stall.monitor] = _Flag(stall.number, until, stall.ended)
         core.flood(
             ("s", stall.subject, stall.monitor),
             item or wire.encode(stall),
@@ -285,6 +303,15 @@ class Questions:
             core.act(MemberStalled(**who(held.record)))
         core.timers.set_earlier("stalls", None, core.at.now + timing.STALL_MEMORY)
         self._settle_stall(stall.subject)
+        if self._has_ended(flags):
+            self.ended.append(stall.subject)
+
+    def _has_ended(self, flags: dict[NodeId, _Flag]) -> bool:
+        """One link may break by itself; two at once were closed by a kernel.  In a small
+        mesh there may be no second monitor."""
+        core = self._core
+        count = sum(flag.ended and flag.until > core.at.now for flag in flags.values())
+        return count >= 2 or (count == 1 and sum(1 for _ in core.view.all_alive()) <= _SMALL)
 
     def stalls_due(self) -> None:
         """Flags end when nobody renews them; their numbers are kept a while longer, so
@@ -292,7 +319,7 @@ class Questions:
         now = self._core.at.now
         for subject, flags in tuple(self._stalls.items()):
             self._settle_stall(subject)
-            if all(until + timing.STALL_NUMBERS_KEPT < now for _, until in flags.values()):
+            if all(flag.until + timing.STALL_NUMBERS_KEPT < now for flag in flags.values()):
                 del self._stalls[subject]
         if self._stalls:
             self._core.timers.set("stalls", None, now + 1.0)
@@ -301,7 +328,7 @@ class Questions:
         """Over when no monitor's flag is left."""
         core = self._core
         flags = self._stalls.get(subject, {})
-        if any(until > core.at.now for _, until in flags.values()):
+        if any(flag.until > core.at.now for flag in flags.values()):
             return
         if self.stalled_since.pop(subject, None) is not None:
             held = core.view.alive(subject)

@@ -173,6 +173,7 @@ class Stall(Message, frozen=True, array_like=True, tag=45):
     monitor: NodeId
     number: int  # the monitor's count; a higher one replaces
     stalled: bool
+    ended: bool = False  # its link to the monitor ended without a goodbye
 
 
 # --- messages between instances ------------------------------------------------

@@ -34,6 +34,7 @@ RETRANSMIT_AFTER: Final = 0.2
 SYN_AGAIN_AFTER: Final = 1.0
 BREAKS_AFTER: Final = 15.0
 BACKLOG: Final = 1024
+PROXY: Final = -1  # the number of a host that every path leads to
 #: Bytes that both kernels hold for a process that does not read, before the sender
 #: is told to pause; it goes on when a quarter is left.
 SOCKET_BUFFER: Final = 256 * 1024
@@ -44,6 +45,18 @@ class Process(Protocol):
 
     def opened(self, socket: Socket, dial: int | None) -> None: ...
     def received(self, socket: Socket, data: bytes) -> None: ...
+    def ended(self, socket: Socket) -> None: ...
+    def dial_failed(self, dial: int, outcome: DialOutcome) -> None: ...
+    def paused(self, socket: Socket, is_paused: bool) -> None: ...
+
+
+class _Mute:
+    """A process that reads and says nothing."""
+
+    def opened(self, socket: Socket, dial: int | None) -> None: ...
+    def received(self, socket: Socket, data: bytes) -> None:
+        socket.unread = 0
+
     def ended(self, socket: Socket) -> None: ...
     def dial_failed(self, dial: int, outcome: DialOutcome) -> None: ...
     def paused(self, socket: Socket, is_paused: bool) -> None: ...
@@ -60,6 +73,7 @@ class Host:
     unaccepted: int = 0  # connections that the process has not taken yet
     boot: int = 0  # which process this is; what belongs to an earlier one is void
     own_error: bool = False  # its dials fail here: no descriptors, say
+    has_proxy: bool = False  # something accepts at its address, whether it lives or not
     sockets: dict[int, Socket] = field(default_factory=dict)  # by link number
 
 
@@ -219,6 +233,9 @@ class Kernel:
         target = self._hosts.get(made.address)
         if target is None or made.is_over:
             return
+        if target.has_proxy and not target.is_listening:  # a machine of its own answers
+            self._clock.after(self._travel(), self._connected_to_nobody, made, target)
+            return
         there = self.paths.is_open(made.host.number, target.number)
         back = self.paths.is_open(target.number, made.host.number)
         if not there or not back or target.unaccepted >= BACKLOG or self._is_lost():
@@ -236,6 +253,21 @@ class Kernel:
         if target.boot != boot:  # it died meanwhile: a reset
             self._dial_failed(made, DialOutcome.REFUSED)
             return
+        target.unaccepted += 1
+        mine, theirs = self._connect(made, target)
+        target.process.opened(theirs, None)
+        if mine.is_open:
+            made.host.process.opened(mine, made.dial)
+
+    def _connected_to_nobody(self, made: _Connecting, target: Host) -> None:
+        """The proxy accepts, reads, and has nobody to pass it to."""
+        if made.is_over or made.host.boot != made.boot:
+            return
+        proxy = Host(PROXY, _Mute(), made.address, is_listening=True)
+        mine, _ = self._connect(made, proxy)
+        made.host.process.opened(mine, made.dial)
+
+    def _connect(self, made: _Connecting, target: Host) -> tuple[Socket, Socket]:
         made.is_over = True
         self._links += 2
         port = 30_000 + self._links % 30_000
@@ -245,10 +277,7 @@ class Kernel:
         mine.peer, theirs.peer = theirs, mine
         for socket in (mine, theirs):
             socket.host.sockets[socket.link] = socket
-        target.unaccepted += 1
-        target.process.opened(theirs, None)
-        if mine.is_open:
-            made.host.process.opened(mine, made.dial)
+        return mine, theirs
 
     def _dial_failed(self, made: _Connecting, outcome: DialOutcome) -> None:
         if not made.is_over:

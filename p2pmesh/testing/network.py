@@ -290,6 +290,12 @@ class SimNetwork:
         """Whether its dials leave the machine, or fail there (no descriptors, say)."""
         self._node(node).host.own_error = not work
 
+    @_step
+    def set_proxy(self, node: Which, has: bool) -> None:
+        """Whether something accepts dials at its address also when its process is gone
+        (a container's published port, a load balancer)."""
+        self._node(node).host.has_proxy = has
+
     # --- steps: the network -------------------------------------------------------------------
 
     @_step

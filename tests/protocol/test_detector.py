@@ -27,11 +27,11 @@ GRACE = timing.STALL_GRACE
 class Monitor:
     """A detector with one case, open from t = 0, and a clock."""
 
-    def __init__(self, *, met: bool = True, heard_at: float = 0.0) -> None:
+    def __init__(self, *, met: bool = True, heard_at: float = 0.0, ended: bool = False) -> None:
         self.detector = Detector()
         self.now = 0.0
         self.met = met
-        step = self.detector.open(PEER, life(1), 0.0, heard_at=heard_at, met=met)
+        step = self.detector.open(PEER, life(1), 0.0, heard_at=heard_at, met=met, ended=ended)
         assert step == Probe()
 
     @property
@@ -347,12 +347,12 @@ def test_a_stalled_peer_whose_route_goes_is_given_the_time_of_a_dial() -> None:
 
 def test_a_peer_has_one_case() -> None:
     monitor = Monitor()
-    again = monitor.detector.open(PEER, life(2), 5.0, heard_at=5.0, met=False)
+    again = monitor.detector.open(PEER, life(2), 5.0, heard_at=5.0, met=False, ended=False)
     assert again is None
     assert monitor.case.life == life(1)
     assert monitor.detector.close(PEER) is not None
     assert monitor.detector.close(PEER) is None
-    again = monitor.detector.open(PEER, life(2), 5.0, heard_at=5.0, met=False)
+    again = monitor.detector.open(PEER, life(2), 5.0, heard_at=5.0, met=False, ended=False)
     assert again == Probe()
 
 

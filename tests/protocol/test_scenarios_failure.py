@@ -178,6 +178,49 @@ def test_a_process_of_another_mesh_at_its_port_is_no_sign_of_life(simulate: Simu
     net.run_until(lambda: net.agrees(others), within=2.0)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 20])
+def test_a_proxy_that_accepts_for_a_dead_process_does_not_keep_it_alive(
+    simulate: Simulate, count: int
+) -> None:
+    """Its links ended at two monitors without a goodbye: a kernel closed them."""
+    net = simulate(count)
+    watch = Watch(net)
+    node = net.nodes[1]
+    net.set_proxy(node, has=True)
+    net.kill(node)
+    net.run_until(net.agrees, within=timing.DIAL_TIMEOUT + 1.0)
+    assert {t.event.evidence for t in watch.deaths(node)} == {Evidence.REFUSED}
+    assert {t.event.instance_id for t in watch.deaths()} == {node.instance_id}
+
+
+def test_a_proxy_in_front_of_a_host_that_vanished_keeps_it_until_the_grace_ends(
+    simulate: Simulate,
+) -> None:
+    """No kernel closed a link: nothing tells it from a process that is stopped."""
+    net = simulate(5)
+    watch = Watch(net)
+    node = net.nodes[1]
+    net.set_proxy(node, has=True)
+    net.power_off(node)
+    net.run(timing.STALL_GRACE - 1.0)
+    watch.assert_nobody_failed()
+    net.run_until(net.agrees, within=1.0 + timing.SILENT_SUSPICION + timing.DIAL_TIMEOUT + 1.0)
+    assert {t.event.evidence for t in watch.deaths(node)} == {Evidence.STALLED}
+
+
+def test_one_link_that_breaks_does_not_bury_a_stopped_process(simulate: Simulate) -> None:
+    """A middlebox reset one connection: the others stand, its kernel answers."""
+    net = simulate(5)
+    one, other = neighbours(net)
+    watch = Watch(net)
+    net.stop(other)
+    net.run(0.1)
+    net.reset(one, other)
+    net.run(10.0)
+    watch.assert_nobody_failed()
+    assert watch.events(MemberStalled, nodes=[one])
+
+
 def test_a_refusal_where_this_monitor_never_met_it_is_weak_evidence(simulate: Simulate) -> None:
     """172.17.0.1 exists on every docker host: a member that dials out, and announces an
     address at which everybody's own machine refuses, is not buried for that."""

@@ -139,8 +139,8 @@ def test_with_silence_as_the_only_evidence_the_starved_die(
     """The control arm: what the dial asks is what keeps them alive."""
     opened = Detector.open
 
-    def accuse_at_once(self, peer, life, now, *, heard_at, met):
-        if opened(self, peer, life, now, heard_at=heard_at, met=met) is None:
+    def accuse_at_once(self, peer, life, now, **what):
+        if opened(self, peer, life, now, **what) is None:
             return None
         return self._accuse(self.cases[peer], Evidence.UNREACHABLE)
 
