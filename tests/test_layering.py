@@ -29,7 +29,7 @@ PROTOCOL: Final = {
         {"types"},
         {"wire", "noise", "keys", "stamps"},
         {"frames", "records"},
-        {"session"},
+        {"session", "transfers"},
     ),
     "membership": (
         {"candidates", "detector", "dials", "leader", "members", "news", "rings", "suspicion"}

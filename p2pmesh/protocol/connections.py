@@ -18,9 +18,10 @@ from typing import NamedTuple, TypeAlias
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.keys import KeyRing
-from p2pmesh.protocol.links import Link, Phase, TransferError
+from p2pmesh.protocol.links import Link, Phase
 from p2pmesh.protocol.noise import StaticKey
 from p2pmesh.protocol.session import Session, SessionError
+from p2pmesh.protocol.transfers import TransferError
 from p2pmesh.protocol.types import Action, Close, Dial, DialOutcome, FoundBy, NodeId, Write
 
 
@@ -192,7 +193,7 @@ class Connections:
             try:
                 message = wire.decode(encoded)
                 if isinstance(message, wire.Chunk):
-                    whole = link.assemble(message)
+                    whole = link.incoming.take(message)
                     if whole is None:
                         continue
                     message = wire.decode(whole)

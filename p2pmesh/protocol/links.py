@@ -2,9 +2,10 @@
 
 A link begins as a TCP connection; it is *up* when the handshake is done and both
 HELLOs have been read.  Until then nothing on it is believed.  Messages wait in
-three queues: urgent ones, a backlog of news (one item a subject), and bulk, which
-yields to both.  While the transport is backed up all three wait here, bounded:
-whoever asks and does not read loses the link.
+four queues: urgent ones, a backlog of news (one item a subject), bulk, which yields
+to both, and large payloads, which yield to all three (``transfers``).  While the
+transport is backed up all wait here, bounded: whoever asks and does not read loses
+the link.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt
 from p2pmesh.protocol.news import Round, pack
 from p2pmesh.protocol.session import Session
+from p2pmesh.protocol.transfers import Incoming, Outgoing
 from p2pmesh.protocol.types import FoundBy, NodeId
 
 #: Bulk bytes in one flush: small messages that arrive meanwhile go before the rest.
@@ -33,20 +35,16 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-class TransferError(Exception):
-    """Chunks that break the rules."""
-
-
 class Link:
     """One connection, from its opening to its end."""
 
     __slots__ = (
-        "_bulk", "_bulk_bytes", "_chunks_sent", "_transfer_bytes", "_transfers", "_urgent",
-        "_urgent_bytes", "address", "attempt", "backlog", "dial", "difference",
-        "differing_beats", "fed_until", "found_by", "heard_at", "hello", "id", "is_check",
-        "is_open", "is_outbound", "is_paused", "is_ring", "is_strangers", "opened_at", "peer",
-        "phase", "pinged_at", "rekeyed_at", "repaired_at", "ring_mine", "ring_theirs", "rtt",
-        "said_at", "served", "served_since", "session", "silence_after", "up_at", "was_closed",
+        "_bulk", "_bulk_bytes", "_urgent", "_urgent_bytes", "address", "attempt", "backlog",
+        "dial", "difference", "differing_beats", "fed_until", "found_by", "heard_at", "hello",
+        "id", "incoming", "is_check", "is_open", "is_outbound", "is_paused", "is_ring",
+        "is_strangers", "opened_at", "outgoing", "peer", "phase", "pinged_at", "rekeyed_at",
+        "repaired_at", "ring_mine", "ring_theirs", "rtt", "said_at", "served", "served_since",
+        "session", "silence_after", "up_at", "was_closed",
     )  # fmt: skip
 
     def __init__(
@@ -91,9 +89,8 @@ class Link:
         self._urgent_bytes = 0
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
-        self._chunks_sent = 0
-        self._transfers: dict[int, bytearray] = {}
-        self._transfer_bytes = 0
+        self.outgoing = Outgoing()
+        self.incoming = Incoming()
 
     @property
     def is_up(self) -> bool:
@@ -111,11 +108,14 @@ class Link:
 
     def say(self, message: wire.Message) -> None:
         """Queue one message."""
-        self.say_encoded(wire.encode(message), bulk=isinstance(message, _BULK_KINDS))
+        if len(wire.payload_of(message)) > limits.LARGE_MIN:
+            self.outgoing.put(message)
+        else:
+            self.say_encoded(wire.encode(message), bulk=isinstance(message, _BULK_KINDS))
 
     def say_encoded(self, encoded: bytes, *, bulk: bool = False) -> None:
         if len(encoded) > limits.CHUNK_MAX:
-            self._bulk.extend(self._chunks(encoded))
+            self._bulk.extend(self.outgoing.pieces(encoded))
             self._bulk_bytes += len(encoded)
         elif bulk:
             self._bulk.append(encoded)
@@ -126,7 +126,7 @@ class Link:
 
     def has_more(self) -> bool:
         """Is bulk left that the next ``flush`` would write?"""
-        return bool(self._bulk) and not self.is_paused
+        return (bool(self._bulk) or self.outgoing.may_go()) and not self.is_paused
 
     def is_overfull(self) -> bool:
         """Does the peer make this node speak and not read what it says?"""
@@ -134,10 +134,11 @@ class Link:
 
     def has_waiting(self) -> bool:
         """Is anything left of what was said, behind the last ``flush``?"""
-        return self._urgent_bytes > 0 or bool(self._bulk)
+        return self._urgent_bytes > 0 or bool(self._bulk) or bool(self.outgoing)
 
     def flush(self, now: float) -> bytes:
-        """What to write now: urgent messages, news, then a bounded piece of bulk."""
+        """What to write now: urgent messages, news, then a bounded piece of bulk and of
+        what is large."""
         if self.is_paused:
             return b""
         messages, self._urgent, self._urgent_bytes = self._urgent, [], 0
@@ -150,6 +151,10 @@ class Link:
             messages.append(self._bulk.popleft())
         if not self._bulk:
             self._bulk_bytes = 0
+        room = max(room, 1)  # bulk that never ends may not stop what is large
+        while room > 0 and self.outgoing.may_go():
+            messages.append(self.outgoing.next())
+            room -= len(messages[-1])
         if not messages:
             return b""
         self.said_at = now
@@ -163,14 +168,9 @@ class Link:
         self.is_paused = False
         while data := self.flush(self.said_at):
             yield data
+        while self.outgoing:
+            yield self.session.seal([self.outgoing.next()])
         yield self.session.seal([wire.encode(close)])
-
-    def _chunks(self, encoded: bytes) -> Iterator[bytes]:
-        self._chunks_sent += 1
-        step = limits.CHUNK_MAX - 64
-        for at in range(0, len(encoded), step):
-            last = at + step >= len(encoded)
-            yield wire.encode(wire.Chunk(self._chunks_sent, last, encoded[at : at + step]))
 
     def may_ask_repair(self, now: float) -> bool:
         """Bounds how often this peer's repair questions are answered, and how much is
@@ -181,25 +181,6 @@ class Link:
             self.served, self.served_since = 0, now
         self.served += 1
         return self.served <= limits.REPAIRS_SERVED_MAX
-
-    # --- hearing ------------------------------------------------------------------
-
-    def assemble(self, chunk: wire.Chunk) -> bytes | None:
-        """A whole message once its last chunk is here.  Raises TransferError."""
-        data = self._transfers.get(chunk.transfer)
-        if data is None:
-            if len(self._transfers) >= limits.TRANSFERS_MAX:
-                raise TransferError("transfers")
-            data = self._transfers[chunk.transfer] = bytearray()
-        data += chunk.data
-        self._transfer_bytes += len(chunk.data)
-        if self._transfer_bytes > limits.LARGE_MESSAGE_MAX:
-            raise TransferError("transfer_size")
-        if not chunk.last:
-            return None
-        del self._transfers[chunk.transfer]
-        self._transfer_bytes -= len(data)
-        return bytes(data)
 
 
 def stays(me: NodeId, new: Link, old: Link) -> Link:

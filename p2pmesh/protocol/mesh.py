@@ -46,6 +46,7 @@ from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.selfword import SelfWord
 from p2pmesh.protocol.sidelinks import SideLinks
+from p2pmesh.protocol.transfers import TransferError
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
@@ -59,6 +60,7 @@ from p2pmesh.protocol.types import (
     Member,
     MemberJoined,
     MeshConfig,
+    MessageProgress,
     NodeId,
     Recipient,
     Restored,
@@ -160,6 +162,8 @@ class Mesh:
                 self._received(found, occurrence.message)
             else:
                 self._occurred(occurrence)
+        if found.is_open and (taken := found.incoming.word()) is not None:
+            core.tell(found, taken)
         if self._monitoring.is_asking and found.phase is Phase.UP:
             self._monitoring.heard(found)
         self._settle()
@@ -660,6 +664,8 @@ class Mesh:
                 self._membership.want(link, message)
             case wire.CloseReason():
                 self._closed(link, message)
+            case wire.Taken(size):
+                self._taken(link, size)
             case wire.Restamp():
                 self._joining.restamp(link, message)
             case wire.Hello() | wire.Chunk():
@@ -667,6 +673,30 @@ class Mesh:
             case _:
                 assert link.peer is not None
                 self._post.received(self._core.at, link.peer, message)
+
+    def _taken(self, link: Link, size: int) -> None:
+        """Some of what is large has arrived: go on, and say how far it is."""
+        core = self._core
+        try:
+            reached = link.outgoing.taken(size, core.at.now)
+        except TransferError as error:
+            for occurrence in core.connections.broken(link, str(error)):
+                self._occurred(occurrence)
+            return
+        core.touch(link)
+        assert link.peer is not None
+        self._post.progressed(core.at, link.peer)
+        for message, sent, total in reached:
+            if isinstance(message, wire.Post | wire.Ask):
+                envelope = message.envelope
+                core.act(
+                    MessageProgress(
+                        message_id=envelope.message_id,
+                        recipient=message.recipient or envelope.target or "",
+                        sent=sent,
+                        total=total,
+                    )
+                )
 
     def _items(self, link: Link, items: Iterable[bytes], *, flood: bool) -> None:
         """News and offers: claims, questions and their answers."""

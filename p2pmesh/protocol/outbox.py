@@ -14,7 +14,8 @@
 - A stored copy whose end nobody told is asked about, more and more seldom.
 - A copy is kept until it is done, dead or expired; time is elapsed time.  A home that
   was left meanwhile may be late to say so, and is heard.
-- At most FLIGHT_MAX bytes are under way to one home without a receipt.
+- At most FLIGHT_MAX bytes are under way to one home without a receipt, and of large
+  messages LARGE_FLIGHT_MAX; no stream waits for the large messages of another.
 - What a durable node puts on the wire is in its store: number, copy, and the highest
   number of the stream, so that none is given twice.
 
@@ -123,19 +124,26 @@ class _Lane:
 class _Outlet:
     """All lanes to one home."""
 
-    __slots__ = ("flight", "lanes", "node", "probe_at", "probe_gap", "ready")
+    __slots__ = ("flight", "lanes", "node", "probe_at", "probe_gap", "ready", "ready_large")
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
         self.lanes: dict[bytes, _Lane] = {}
         self.ready: dict[_Lane, None] = {}  # those with something to send, in turn
+        self.ready_large: dict[_Lane, None] = {}  # those whose next message is large
         self.probe_at = NEVER
         self.probe_gap = timing.STREAM_PROBE_AFTER
         self.flight = Flight()
 
     def make_ready(self, lane: _Lane) -> None:
-        if lane.stream.unsent and not lane.is_held:
-            self.ready[lane] = None
+        if lane.stream.may_go and not lane.is_held:
+            ready = self.ready_large if lane.stream.unsent[0].is_large else self.ready
+            ready[lane] = None
+
+    def forget(self, lane: _Lane) -> None:
+        """It may send nothing now."""
+        self.ready.pop(lane, None)
+        self.ready_large.pop(lane, None)
 
 
 class Outbox:
@@ -211,8 +219,8 @@ class Outbox:
     def _hurry(self, at: Instant, lane: _Lane) -> None:
         """There is something new to send."""
         outlet = lane.outlet
-        if outlet is not None and not lane.is_held:
-            outlet.ready[lane] = None
+        if outlet is not None:
+            outlet.make_ready(lane)
             self._pump(at, outlet)
 
     # --- the store ------------------------------------------------------------------
@@ -447,7 +455,7 @@ class Outbox:
         lane.release()
         lane.unsure_at = NEVER
         lane.outlet = None
-        outlet.ready.pop(lane, None)
+        outlet.forget(lane)
         del outlet.lanes[lane.stream.id]
         if not outlet.lanes:
             del self._outlets[outlet.node]
@@ -509,29 +517,47 @@ class Outbox:
 
     def _pump(self, at: Instant, outlet: _Outlet) -> None:
         """Send what may be sent: the window has room, the way is clear."""
-        ready, flight = outlet.ready, outlet.flight
-        if not ready:
+        if not outlet.ready and not outlet.ready_large:
             return
         if not self._ways.is_clear(outlet.node):
             if not self._ways.is_open(outlet.node):
                 self._ways.want(at, outlet.node)
                 self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
             return
-        while ready and flight.bytes < limits.FLIGHT_MAX:
-            lane = next(iter(ready))
-            del ready[lane]
-            stream = lane.stream
-            for _ in range(min(_BATCH, len(stream.unsent))):
-                message = stream.next(at.now)
-                if message is not None:
-                    self._ways.send(outlet.node, message)
-                    if flight.bytes >= limits.FLIGHT_MAX:
-                        break
-            if stream.unsent:
-                ready[lane] = None
-        if outlet.probe_at == NEVER and flight.bytes:
+        flight = outlet.flight
+        while outlet.ready and flight.bytes < limits.FLIGHT_MAX:
+            lane = next(iter(outlet.ready))
+            del outlet.ready[lane]
+            self._send_some(at, outlet, lane)
+        while outlet.ready_large and flight.large < limits.LARGE_FLIGHT_MAX:
+            lane = next(iter(outlet.ready_large))
+            del outlet.ready_large[lane]
+            message = lane.stream.next(at.now) if lane.stream.may_go else None
+            if message is not None:
+                self._ways.send(outlet.node, message)
+            outlet.make_ready(lane)
+        if outlet.probe_at == NEVER and flight:
             outlet.probe_at = at.now + outlet.probe_gap
             self.next_at = min(self.next_at, outlet.probe_at)
+
+    def _send_some(self, at: Instant, outlet: _Outlet, lane: _Lane) -> None:
+        """A turn of one lane: what is small, up to its next large message."""
+        stream, flight = lane.stream, outlet.flight
+        for _ in range(min(_BATCH, len(stream.unsent))):
+            if not stream.may_go or stream.unsent[0].is_large:
+                break
+            message = stream.next(at.now)
+            if message is not None:
+                self._ways.send(outlet.node, message)
+                if flight.bytes >= limits.FLIGHT_MAX:
+                    break
+        outlet.make_ready(lane)
+
+    def progressed(self, at: Instant, peer: NodeId) -> None:
+        """Something large moves on its way there: nothing is lost, and no receipt due."""
+        outlet = self._outlets.get(peer)
+        if outlet is not None and outlet.probe_at != NEVER:
+            outlet.probe_at = at.now + outlet.probe_gap
 
     # --- receipts and ends --------------------------------------------------------
 
@@ -554,7 +580,8 @@ class Outbox:
                 lane.unsure_at = at.now + lane.unsure_gap
                 self.next_at = min(self.next_at, lane.unsure_at)
             outlet.probe_gap = timing.STREAM_PROBE_AFTER
-            outlet.probe_at = at.now + outlet.probe_gap if outlet.flight.bytes else NEVER
+            outlet.probe_at = at.now + outlet.probe_gap if outlet.flight else NEVER
+            outlet.make_ready(lane)
         match message.standing:
             case wire.RECEIPT_FULL | wire.RECEIPT_NOT_HERE:
                 self._hold(at, lane, outlet)
@@ -603,7 +630,7 @@ class Outbox:
             lane.retry_gap = min(2 * lane.retry_gap, timing.STREAM_RETRY_MAX)
             self.next_at = min(self.next_at, lane.retry_at)
         lane.stream.rewind()
-        outlet.ready.pop(lane, None)
+        outlet.forget(lane)
 
     def _send_again(self, at: Instant, lane: _Lane, outlet: _Outlet, watermark: int) -> None:
         if at.now < lane.again_until:
@@ -720,7 +747,7 @@ class Outbox:
         if at.now < outlet.probe_at:
             return
         outlet.probe_at = NEVER
-        if not outlet.flight.bytes or not self._ways.is_clear(outlet.node):
+        if not outlet.flight or not self._ways.is_clear(outlet.node):
             return
         self._counters["stream_probed"] += 1
         outlet.probe_gap *= 2

@@ -476,6 +476,11 @@ class PostOffice:
             self._answering.clear(clear)
             self._tree.clear(clear)
 
+    def progressed(self, at: Instant, peer: NodeId) -> None:
+        """The peer's process took some of what is large."""
+        self._at = at
+        self._outbox.progressed(at, peer)
+
     def _opened(self, at: Instant, peer: NodeId) -> None:
         self._home.intake.opened(peer)
         self._outbox.opened(at, peer)

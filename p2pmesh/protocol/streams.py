@@ -42,8 +42,8 @@ class Item:
     """One copy: what is sent, and how far it got."""
 
     __slots__ = (
-        "attempts", "deadline", "envelope", "is_flying", "is_kept", "is_over", "is_promised",
-        "message_id", "name", "reason", "recipient", "seq", "size", "state",
+        "attempts", "deadline", "envelope", "is_flying", "is_kept", "is_large", "is_over",
+        "is_promised", "message_id", "name", "reason", "recipient", "seq", "size", "state",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class Item:
         self.deadline = deadline
         self.name = name  # the target was a name: until stored it may go to another
         self.size = OVERHEAD + (0 if envelope is None else len(envelope.payload))
+        self.is_large = envelope is not None and len(envelope.payload) > limits.LARGE_MIN
         self.seq = 0
         self.state: MessageState = "queued"
         self.reason = ""
@@ -69,12 +70,23 @@ class Item:
 
 
 class Flight:
-    """Bytes on their way to one home without a receipt, of all streams to it."""
+    """Bytes on their way to one home without a receipt, of all streams to it.  Large
+    messages count apart: nothing small waits for them."""
 
-    __slots__ = ("bytes",)
+    __slots__ = ("bytes", "large")
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.large = 0
+
+    def __bool__(self) -> bool:
+        return self.bytes > 0 or self.large > 0
+
+    def count(self, item: Item, sign: int) -> None:
+        if item.is_large:
+            self.large += sign * item.size
+        else:
+            self.bytes += sign * item.size
 
 
 class OutStream:
@@ -146,6 +158,15 @@ class OutStream:
         self._land_all()
         self.flight = flight
 
+    @property
+    def may_go(self) -> bool:
+        """May the next message leave?  A large one travels alone in its stream, since
+        what is small overtakes it."""
+        unsent, sent = self.unsent, self.sent
+        if not unsent or not sent:
+            return bool(unsent)
+        return not (unsent[0].is_large or sent[-1].is_large)
+
     def next(self, now: float) -> wire.Message | None:
         """The next message to put on the wire; None: that copy is over."""
         item = self.unsent.popleft()
@@ -155,7 +176,7 @@ class OutStream:
         self.last_sent = item.seq
         item.attempts += 1
         item.is_flying = True
-        self.flight.bytes += item.size
+        self.flight.count(item, 1)
         self.sent.append(item)
         return message
 
@@ -196,7 +217,7 @@ class OutStream:
     def _land(self, item: Item) -> None:
         if item.is_flying:
             item.is_flying = False
-            self.flight.bytes -= item.size
+            self.flight.count(item, -1)
 
     def stored(self) -> wire.Ranges:
         """Receipted, and not known to be over."""

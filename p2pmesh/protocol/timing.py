@@ -112,6 +112,7 @@ STREAM_RETRY_MAX: Final = 30.0
 STREAM_PROBE_AFTER: Final = 10.0  # no receipt for what was sent; doubles
 STREAM_UNSURE_AFTER: Final = 30.0  # stored, and no word of its end: ask; doubles
 STREAM_UNSURE_MAX: Final = 3600.0
+PROGRESS_INTERVAL: Final = 0.1  # between two words on how far one message is
 LINK_ASKED_AGAIN: Final = 1.0  # a link that messages wait for; doubles
 LINK_ASKED_AGAIN_MAX: Final = 30.0
 LINK_WANTED_FOR: Final = 30.0  # after it was last said to be wanted

@@ -529,6 +529,16 @@ class MessageDone(Event, frozen=True, kw_only=True, tag="message_done"):
     recipient: str
 
 
+class MessageProgress(Event, frozen=True, kw_only=True, tag="message_progress"):
+    """How much of a large message the recipient's home has, now and then: bytes of
+    its payload as it is carried.  Sent again after a broken link, it begins anew."""
+
+    message_id: str
+    recipient: str
+    sent: int
+    total: int
+
+
 class MessageExpired(Event, frozen=True, kw_only=True, tag="message_expired"):
     message_id: str
     recipient: str

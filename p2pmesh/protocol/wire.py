@@ -113,6 +113,12 @@ class Chunk(Message, frozen=True, array_like=True, tag=12):
     data: bytes
 
 
+class Taken(Message, frozen=True, array_like=True, tag=13):
+    """The sender has taken so many bytes of chunks off this link since it is up."""
+
+    size: int
+
+
 # --- news items (inside News and Offer, each encoded on its own) --------------
 
 
@@ -373,7 +379,7 @@ MESSAGE_PLANE: Final = get_args(MessagePlane)
 
 AnyMessage: TypeAlias = (
     Hello | CloseReason | Heartbeat | Ping | Pong | Restamp | News | Buckets | Digest | Want
-    | Offer | Chunk | MessagePlane
+    | Offer | Chunk | Taken | MessagePlane
 )  # fmt: skip
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -384,11 +390,50 @@ _KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(A
 encode = _ENCODER.encode
 
 
+def payload_of(message: Message) -> bytes:
+    """What a message carries for others, as it lies in memory; empty: nothing."""
+    envelope = getattr(message, "envelope", None)
+    if envelope is not None:
+        payload: bytes = envelope.payload
+        return payload
+    match message:
+        case Relay():
+            return message.message
+        case Call() | CallResult():
+            return message.body
+    return b""
+
+
+def split(message: Message) -> tuple[bytes, bytes, bytes]:
+    """A message's encoding as head, payload and tail; the payload is not copied."""
+    zero, one = encode(_carrying(message, b"\0")), encode(_carrying(message, b"\1"))
+    at = next(at for at, pair in enumerate(zip(zero, one, strict=True)) if pair[0] != pair[1])
+    payload = payload_of(message)
+    head = zero[: at - 2] + _BIN_32 + len(payload).to_bytes(4)
+    return head, payload, zero[at + 1 :]
+
+
+#: How MessagePack opens up to 2**32 - 1 bytes; a single one is opened by two bytes.
+_BIN_32: Final = b"\xc6"
+
+
+def _carrying(message: Message, payload: bytes) -> Message:
+    """The message with another payload."""
+    replace = msgspec.structs.replace
+    match message:
+        case Relay():
+            return replace(message, message=payload)
+        case Call() | CallResult():
+            return replace(message, body=payload)
+    envelope: Envelope = message.envelope  # type: ignore[attr-defined]
+    return replace(message, envelope=replace(envelope, payload=payload))
+
+
 class Malformed(Exception):
     """Not a message of this protocol: its sender is broken or hostile."""
 
 
-def decode(data: bytes) -> AnyMessage | None:
+def decode(data: bytes | bytearray) -> AnyMessage | None:
     """One message; None when its tag is not known here.  Raises Malformed."""
     if len(data) > limits.FRAME_MAX:  # before anything is made of it
         tag = _tag(data)
@@ -421,7 +466,7 @@ _LARGEST: Final = {
 }
 
 
-def _tag(data: bytes) -> int | None:
+def _tag(data: bytes | bytearray) -> int | None:
     """The tag of a message, without decoding it."""
     match data[0]:
         case head if 0x90 < head <= 0x9F:
@@ -433,7 +478,7 @@ def _tag(data: bytes) -> int | None:
     return tag if tag < 0x80 else None
 
 
-def _is_unknown(data: bytes) -> bool:
+def _is_unknown(data: bytes | bytearray) -> bool:
     """Is this a well-formed array whose first element is a tag not known here?"""
     try:
         fields = _TAG.decode(data)

@@ -513,8 +513,9 @@ def audit(office: Office) -> None:
         assert all(not item.is_over for item in stream.items.values())
     for outlet in outbox._outlets.values():
         lanes = outlet.lanes.values()
-        flying = [i.size for lane in lanes for i in lane.stream.items.values() if i.is_flying]
-        assert outlet.flight.bytes == sum(flying)
+        flying = [i for lane in lanes for i in lane.stream.items.values() if i.is_flying]
+        assert outlet.flight.bytes == sum(i.size for i in flying if not i.is_large)
+        assert outlet.flight.large == sum(i.size for i in flying if i.is_large)
         assert all(lane.outlet is outlet for lane in lanes)
     letters = [each for box in post._home.mailboxes.all() for each in box.letters.values()]
     for box in post._home.mailboxes.all():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.keys import KeyRing
-from p2pmesh.protocol.links import Link, TransferError, stays
+from p2pmesh.protocol.links import Link, stays
 from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.noise import StaticKey
 from p2pmesh.protocol.session import Session
@@ -45,7 +45,7 @@ def put_together(link: Link, encoded: list[bytes]) -> Iterator[wire.Message]:
     for each in encoded:
         message = wire.decode(each)
         if isinstance(message, wire.Chunk):
-            whole = link.assemble(message)
+            whole = link.incoming.take(message)
             if whole is None:
                 continue
             message = wire.decode(whole)
@@ -120,23 +120,6 @@ def test_what_carries_payloads_or_views_yields_to_the_rest(message: wire.Message
     ends.dialler.say(wire.Ping(1))
     assert ends.carry(ends.dialler.flush(0.0)) == [wire.Ping(1), message]
     assert not ends.dialler.has_more()
-
-
-def test_a_large_message_travels_in_chunks_and_small_ones_pass_it() -> None:
-    ends = pair()
-    large = post(3 * 1024 * 1024)
-    ends.dialler.say(large)
-    messages, flushes = [], 0
-    while ends.dialler.has_more():
-        ends.dialler.say(wire.Ping(flushes))
-        data = ends.dialler.flush(0.0)
-        assert len(data) < 320_000
-        arrived = ends.carry(data)
-        assert arrived[0] == wire.Ping(flushes)
-        messages += arrived[1:]
-        flushes += 1
-    assert messages == [large]
-    assert flushes == 11
 
 
 @given(st.lists(st.sampled_from([1, 32_768, 32_769, 65_000, 100_000]), max_size=12))
@@ -249,48 +232,6 @@ def test_no_more_answers_are_kept_for_a_peer_that_does_not_read_them() -> None:
     while link.flush(0.0):
         pass
     assert link.may_ask_repair(1000.0)
-
-
-# --- hearing --------------------------------------------------------------------
-
-
-def test_transfers_may_come_interleaved() -> None:
-    link = pair().other
-    assert link.assemble(wire.Chunk(1, False, b"a")) is None
-    assert link.assemble(wire.Chunk(2, False, b"x")) is None
-    assert link.assemble(wire.Chunk(1, False, b"b")) is None
-    assert link.assemble(wire.Chunk(2, True, b"y")) == b"xy"
-    assert link.assemble(wire.Chunk(1, True, b"")) == b"ab"
-    assert link.assemble(wire.Chunk(1, True, b"again")) == b"again"
-
-
-def test_so_many_transfers_may_be_under_way() -> None:
-    link = pair().other
-    for transfer in range(limits.TRANSFERS_MAX):
-        link.assemble(wire.Chunk(transfer, False, b""))
-    with pytest.raises(TransferError, match="transfers"):
-        link.assemble(wire.Chunk(-1, False, b""))
-    assert link.assemble(wire.Chunk(0, True, b"done")) == b"done"
-    link.assemble(wire.Chunk(-1, False, b""))
-
-
-@pytest.mark.parametrize("transfers", [1, limits.TRANSFERS_MAX])
-def test_half_received_messages_are_one_large_message_together_at_most(transfers: int) -> None:
-    link = pair().other
-    piece = bytes(65_536)
-    pieces = limits.LARGE_MESSAGE_MAX // len(piece)
-    for number in range(pieces):
-        link.assemble(wire.Chunk(number % transfers, False, piece))
-    with pytest.raises(TransferError, match="transfer_size"):
-        link.assemble(wire.Chunk(pieces % transfers, False, piece))
-
-
-def test_what_is_whole_counts_no_more() -> None:
-    link = pair().other
-    most = bytes(limits.LARGE_MESSAGE_MAX // 2)
-    for transfer in range(6):
-        link.assemble(wire.Chunk(transfer, False, most))
-        assert link.assemble(wire.Chunk(transfer, True, b"")) == most
 
 
 # --- which of two ---------------------------------------------------------------

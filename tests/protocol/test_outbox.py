@@ -466,3 +466,64 @@ def test_one_that_leaves_takes_nothing_new_for_its_agent() -> None:
     assert b.arrived() == []
     assert a.post.message_state(message_id)[0].state == "queued"
     assert [receipt.standing for receipt in b.said(wire.Receipt)] == [wire.RECEIPT_NOT_HERE]
+
+
+# --- large ones --------------------------------------------------------------------
+
+LARGE = bytes(limits.LARGE_MIN + 1)
+
+
+def posted(office: Office) -> list[int]:
+    """The payload sizes of what it put on the wire, in order."""
+    return [len(post.envelope.payload) for post in office.said(wire.Post)]
+
+
+def test_a_large_message_leaves_alone_in_its_stream_and_in_order() -> None:
+    world, a, b = pair()
+    world.lost = {wire.Receipt, wire.Done}
+    a.send("b-1", b"before")
+    a.send("b-1", LARGE)
+    assert posted(a) == [6], "it waits for what is before it"
+    world.lost.clear()
+    world.pass_time(timing.STREAM_PROBE_AFTER + 1.0)
+    assert posted(a) == [6, 6, len(LARGE)]
+    world.lost = {wire.Receipt, wire.Done}
+    a.send("b-1", LARGE)
+    a.send("b-1", b"behind")
+    assert posted(a)[3:] == [len(LARGE)], "what is behind it waits for it"
+    world.lost.clear()
+    world.pass_time(2 * timing.STREAM_PROBE_AFTER + 1.0)
+    assert [len(each) for each in b.arrived()] == [6, len(LARGE), len(LARGE), 6]
+    assert b.post.counters["post_gap"] == 0
+
+
+def test_no_other_stream_to_that_home_waits_for_a_large_message() -> None:
+    world, a, b = pair()
+    guests = [f"guest-{number}" for number in range(3)]
+    for guest in guests:
+        b.call("register", guest, "host", 1, (), ())
+    world.run()
+    world.lost = {wire.Receipt, wire.Done}
+    a.send("b-1", bytes(limits.PAYLOAD_MAX - 300))  # as much as may be under way of these
+    a.send(guests[0], LARGE)
+    a.send(guests[1], LARGE)
+    for _ in range(3):
+        a.send(guests[2], b"small")
+    sizes = posted(a)
+    assert sizes == [limits.PAYLOAD_MAX - 300, len(LARGE), 5, 5, 5]
+    world.lost.clear()
+    world.pass_time(timing.STREAM_PROBE_AFTER + 1.0)
+    assert posted(a)[-1] == len(LARGE)
+    assert len(b.read(guests[1])) == 1
+
+
+def test_a_large_message_that_moves_is_not_taken_for_lost() -> None:
+    world, a, b = pair()
+    world.lost = {wire.Receipt, wire.Done}
+    a.send("b-1", LARGE)
+    for _ in range(10):
+        world.pass_time(timing.STREAM_PROBE_AFTER / 2)
+        a.post.progressed(world.at, b.id)
+    assert a.post.counters["stream_probed"] == 0
+    world.pass_time(timing.STREAM_PROBE_AFTER + 1.0)
+    assert a.post.counters["stream_probed"] == 1

@@ -39,6 +39,7 @@ LITERALS = [
     (wire.Want(b""), b"\x92\x0a\xc4\x00"),
     (wire.Offer((b"a",), True, False), b"\x94\x0b\x91\xc4\x01a\xc3\xc2"),
     (wire.Chunk(9, True, b"d"), b"\x94\x0c\x09\xc3\xc4\x01d"),
+    (wire.Taken(70_000), b"\x92\x0d\xce\x00\x01\x11\x70"),
     (wire.RecordItem(b"s"), b"\x93\x28\xc4\x01s\x00"),
     (wire.EntryItem(b"s", 2), b"\x93\x29\xc4\x01s\x02"),
     (
@@ -120,7 +121,7 @@ def test_tags_are_used_once() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x91\x0d", b"\x92\x7f\xc4\x01x", b"\x91\xcd\x01\x00", b"\x91\xff", b"\xdc\x00\x01\x63"],
+    [b"\x91\x0e", b"\x92\x7f\xc4\x01x", b"\x91\xcd\x01\x00", b"\x91\xff", b"\xdc\x00\x01\x63"],
 )
 def test_a_tag_of_a_later_version_is_skipped(data: bytes) -> None:
     assert decode(data) is None

@@ -1,0 +1,210 @@
+"""Large messages on one link: cut into chunks that yield to everything small.
+
+    Outgoing:  put ─► waiting ─► active ──chunk by chunk, in turn──► the wire
+                                   ▲                                   │
+                                   └───────────── Taken ◄──────────────┘ Incoming
+
+At most TRANSFER_WINDOW bytes of chunks are under way that the peer's process has not
+taken, so neither end's kernel nor transport fills up, and whatever else is said waits
+for so much at most.  A message is cut as it goes: beside the payload, which whoever
+sends it holds anyway, a link keeps no copy of it.
+
+Of messages above PROGRESS_MIN one at a time is under way, of smaller ones several, so
+that neither waits for the other.  A numbered message that waits or is under way
+already is not taken a second time.
+
+Not here: order within a stream (a large message travels alone in it: ``outbox``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from p2pmesh.protocol import limits, timing, wire
+
+CHUNK_DATA: Final = limits.CHUNK_MAX - 64
+
+
+class TransferError(Exception):
+    """Chunks that break the rules."""
+
+
+class Progress(NamedTuple):
+    """So much of the payload of this message has the peer's process."""
+
+    message: wire.Message
+    sent: int
+    total: int
+
+
+class _Transfer:
+    """One message on its way."""
+
+    __slots__ = ("at", "head", "is_long", "message", "number", "parts", "size", "told_at", "total")
+
+    def __init__(self, message: wire.Message) -> None:
+        self.message = message
+        self.total = len(wire.payload_of(message))
+        self.is_long = self.total > limits.PROGRESS_MIN
+        self.number = 0
+        self.parts: tuple[bytes, ...] = ()  # once it is active
+        self.size = 0  # of them together
+        self.head = 0  # bytes before the payload
+        self.at = 0  # what was cut off
+        self.told_at = 0.0
+
+    def start(self, number: int) -> None:
+        self.number = number
+        self.parts = wire.split(self.message)
+        self.head = len(self.parts[0])
+        self.size = sum(map(len, self.parts))
+
+    def cut(self) -> tuple[bytes, int]:
+        """The next chunk, encoded, and how much of the message it carries."""
+        start, end = self.at, min(self.at + CHUNK_DATA, self.size)
+        data, base = [], 0
+        for part in self.parts:
+            if base < end and base + len(part) > start:
+                data.append(memoryview(part)[max(0, start - base) : end - base])
+            base += len(part)
+        self.at = end
+        chunk = wire.Chunk(self.number, end == self.size, b"".join(data))
+        return wire.encode(chunk), end - start
+
+
+class Outgoing:
+    """What a link has to say that is larger than LARGE_MIN."""
+
+    __slots__ = ("_active", "_chunked", "_numbers", "_on_way", "_sent", "_taken", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Transfer] = deque()
+        self._active: deque[_Transfer] = deque()  # in turn
+        self._on_way: dict[tuple[bytes, int], None] = {}  # the numbered ones that are here
+        self._chunked: deque[tuple[int, int, _Transfer]] = deque()  # cut, not taken
+        self._numbers = 0
+        self._sent = 0  # bytes of all chunks
+        self._taken = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._active or self._waiting)
+
+    def put(self, message: wire.Message) -> None:
+        key = _key(message)
+        if key is not None:
+            if key in self._on_way:
+                return
+            self._on_way[key] = None
+        self._waiting.append(_Transfer(message))
+
+    def may_go(self) -> bool:
+        """Is there a chunk, and room for it on the way?"""
+        return bool(self) and self._sent - self._taken < limits.TRANSFER_WINDOW
+
+    def next(self) -> bytes:
+        """The next chunk, of the message whose turn it is; ``self`` may not be empty."""
+        self._start()
+        transfer = self._active.popleft()
+        encoded, size = transfer.cut()
+        if transfer.at < transfer.size:
+            self._active.append(transfer)
+        elif (key := _key(transfer.message)) is not None:
+            del self._on_way[key]
+        self._sent += size
+        if transfer.is_long:
+            self._chunked.append((self._sent, transfer.at, transfer))
+        return encoded
+
+    def pieces(self, encoded: bytes) -> Iterator[bytes]:
+        """The chunks of a message that goes in one go, between others of its queue."""
+        number = self._number()
+        for at in range(0, len(encoded), CHUNK_DATA):
+            data = encoded[at : at + CHUNK_DATA]
+            self._sent += len(data)
+            yield wire.encode(wire.Chunk(number, at + CHUNK_DATA >= len(encoded), data))
+
+    def taken(self, size: int, now: float) -> list[Progress]:
+        """The peer's process has so many bytes of chunks by now.  Raises TransferError.
+        Returns how far long messages are, now and then of each, and always its end."""
+        if not self._taken <= size <= self._sent:
+            raise TransferError("taken")
+        self._taken = size
+        reached: dict[_Transfer, int] = {}
+        while self._chunked and self._chunked[0][0] <= size:
+            _, at, transfer = self._chunked.popleft()
+            reached[transfer] = at
+        found = []
+        for transfer, at in reached.items():
+            if at < transfer.size and now < transfer.told_at + timing.PROGRESS_INTERVAL:
+                continue
+            transfer.told_at = now
+            sent = min(max(0, at - transfer.head), transfer.total)
+            found.append(Progress(transfer.message, sent, transfer.total))
+        return found
+
+    def _start(self) -> None:
+        """Begin what may be under way together."""
+        long = sum(transfer.is_long for transfer in self._active)
+        short = len(self._active) - long
+        for transfer in list(self._waiting):
+            if transfer.is_long:
+                if long:
+                    continue
+                long += 1
+            else:
+                if short == limits.TRANSFERS_AT_ONCE:
+                    continue
+                short += 1
+            self._waiting.remove(transfer)
+            transfer.start(self._number())
+            self._active.append(transfer)
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+
+def _key(message: wire.Message) -> tuple[bytes, int] | None:
+    match message:
+        case wire.Post() | wire.Handed():
+            return message.stream, message.seq
+    return None
+
+
+class Incoming:
+    """Half-received messages of one link, and how much of chunks was taken."""
+
+    __slots__ = ("_bytes", "_said", "_taken", "_transfers")
+
+    def __init__(self) -> None:
+        self._transfers: dict[int, bytearray] = {}
+        self._bytes = 0
+        self._taken = 0
+        self._said = 0
+
+    def take(self, chunk: wire.Chunk) -> bytearray | None:
+        """A whole message once its last chunk is here.  Raises TransferError."""
+        data = self._transfers.get(chunk.transfer)
+        if data is None:
+            if len(self._transfers) >= limits.TRANSFERS_MAX:
+                raise TransferError("transfers")
+            data = self._transfers[chunk.transfer] = bytearray()
+        data += chunk.data
+        self._taken += len(chunk.data)
+        self._bytes += len(chunk.data)
+        if len(data) > limits.LARGE_MESSAGE_MAX or self._bytes > limits.TRANSFER_BYTES_MAX:
+            raise TransferError("transfer_size")
+        if not chunk.last:
+            return None
+        del self._transfers[chunk.transfer]
+        self._bytes -= len(data)
+        return data
+
+    def word(self) -> wire.Taken | None:
+        """What the peer is to be told of that, if it is due."""
+        if self._taken - self._said < limits.TRANSFER_WINDOW // 4:
+            return None
+        self._said = self._taken
+        return wire.Taken(self._taken)

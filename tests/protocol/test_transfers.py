@@ -1,0 +1,246 @@
+"""Large messages on one link: they yield, in turn, within a window, and say how far they are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.transfers import Incoming, Outgoing, TransferError
+from p2pmesh.protocol.types import Envelope, Life
+from tests.protocol.claims import node_id
+from tests.protocol.test_links import Pair, pair, post
+
+MIB = 1024 * 1024
+A, B = node_id(1), node_id(2)
+LIFE = Life(0, 0, 0)
+
+
+def answer(ends: Pair) -> None:
+    """The other end's word on what it took comes back."""
+    word = ends.other.incoming.word()
+    if word is not None:
+        ends.dialler.outgoing.taken(word.size, 0.0)
+
+
+def carry_all(ends: Pair) -> list[wire.Message]:
+    arrived = []
+    while data := ends.dialler.flush(0.0):
+        arrived += ends.carry(data)
+        answer(ends)
+    return arrived
+
+
+def envelope(payload: bytes) -> Envelope:
+    return Envelope("id", "s", "t", "Query", payload, "about", 7)
+
+
+# --- sending ----------------------------------------------------------------------
+
+
+def test_whatever_is_small_passes_a_large_message() -> None:
+    ends = pair()
+    large = post(3 * MIB)
+    ends.dialler.say(large)
+    arrived: list[wire.Message] = []
+    number = 0
+    while ends.dialler.outgoing:
+        number += 1
+        small = [wire.Ping(number), post(100, number), post(60_000, number)]
+        for message in small:
+            ends.dialler.say(message)
+        came = ends.carry(ends.dialler.flush(0.0))
+        assert came[:3] == small
+        arrived += came[3:]
+        answer(ends)
+    assert arrived == [large]
+    assert number > 10
+
+
+def test_no_more_is_under_way_than_the_peer_has_taken_and_a_window() -> None:
+    ends = pair()
+    ends.dialler.say(post(MIB))
+    written = b""
+    while data := ends.dialler.flush(0.0):
+        written += data
+    assert limits.TRANSFER_WINDOW <= len(written) < limits.TRANSFER_WINDOW + limits.CHUNK_MAX
+    assert not ends.dialler.has_more()
+    assert ends.dialler.has_waiting()
+    ends.carry(written)
+    answer(ends)
+    assert ends.dialler.has_more()
+    assert len(carry_all(ends)) == 1
+
+
+def test_small_messages_without_end_do_not_stop_a_large_one() -> None:
+    ends = pair()
+    large = post(MIB)
+    ends.dialler.say(large)
+    for _ in range(MIB // 32_000 + 1):
+        for number in range(10):
+            ends.dialler.say(post(32_000, number))
+        came = ends.carry(ends.dialler.flush(0.0))
+        answer(ends)
+        if large in came:
+            return
+    pytest.fail("the large message did not arrive")
+
+
+def test_a_long_message_is_not_waited_for_by_shorter_ones_of_other_streams() -> None:
+    ends = pair()
+    sent = [post(16 * MIB - 1024, 1), post(MIB, 2), post(300_000, 3)]
+    for message in sent:
+        ends.dialler.say(message)
+    assert carry_all(ends) == sent[::-1]
+
+
+def test_long_messages_go_one_after_the_other_so_that_the_receiver_holds_one() -> None:
+    ends = pair()
+    sent = [post(2 * MIB, number) for number in range(3)]
+    for message in sent:
+        ends.dialler.say(message)
+    most = 0
+    arrived: list[wire.Message] = []
+    while data := ends.dialler.flush(0.0):
+        arrived += ends.carry(data)
+        most = max(most, ends.other.incoming._bytes)
+        answer(ends)
+    assert arrived == sent
+    assert most <= 2 * MIB + 1000
+
+
+def test_a_message_that_is_on_its_way_is_not_sent_a_second_time() -> None:
+    ends = pair()
+    for _ in range(3):
+        ends.dialler.say(post(MIB))
+    assert ends.carry(ends.dialler.flush(0.0)) == []
+    answer(ends)
+    ends.dialler.say(post(MIB))
+    assert carry_all(ends) == [post(MIB)]
+    ends.dialler.say(post(MIB))
+    assert carry_all(ends) == [post(MIB)]
+
+
+@pytest.mark.parametrize("size", [65_536, 300_000, MIB])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: wire.Post(b"s", 1, 0, 5, envelope(data), "r"),
+        lambda data: wire.Ask(1, "r", 2, envelope(data)),
+        lambda data: wire.Answer(1, envelope(data), "error", "detail"),
+        lambda data: wire.Cast(A, b"s", 1, 1, True, 1, LIFE, envelope(data)),
+        lambda data: wire.Handed(A, b"s", 1, 0, 1, "r", envelope(data), ((1, 2),)),
+        lambda data: wire.Relay(A, B, data),
+        lambda data: wire.Call(1, "respond", "i", data),
+        lambda data: wire.CallResult(1, "ok", data),
+    ],
+    ids=["Post", "Ask", "Answer", "Cast", "Handed", "Relay", "Call", "CallResult"],
+)
+def test_a_message_split_around_its_payload_is_the_message(make, size: int) -> None:
+    payload = bytes(range(256)) * (size // 256)
+    message = make(payload)
+    parts = wire.split(message)
+    assert parts[1] is wire.payload_of(message) is payload
+    assert wire.decode(b"".join(parts)) == message
+
+
+# --- how far it is ------------------------------------------------------------------
+
+
+def test_progress_is_what_the_peer_took_now_and_then_and_always_the_end() -> None:
+    outgoing, incoming = Outgoing(), Incoming()
+    message = post(4 * MIB)
+    outgoing.put(message)
+    told = []
+    now = 0.0
+    while outgoing:
+        chunk = wire.decode(outgoing.next())
+        assert isinstance(chunk, wire.Chunk)
+        incoming.take(chunk)
+        now += 0.01
+        if (word := incoming.word()) is not None:
+            told += [(now, each) for each in outgoing.taken(word.size, now)]
+    told += [(now, each) for each in outgoing.taken(outgoing._sent, now)]
+    assert all(each.message is message and each.total == 4 * MIB for _, each in told)
+    sent = [each.sent for _, each in told]
+    assert sent == sorted(set(sent))
+    assert sent[-1] == 4 * MIB
+    times = [at for at, _ in told[:-1]]
+    gaps = [after - before for before, after in pairwise(times)]
+    assert len(gaps) > 5
+    assert min(gaps) > 0.99 * timing.PROGRESS_INTERVAL
+
+
+def test_of_what_is_not_long_nothing_is_told() -> None:
+    outgoing = Outgoing()
+    outgoing.put(post(MIB))
+    while outgoing:
+        outgoing.next()
+    assert outgoing.taken(outgoing._sent, 1.0) == []
+
+
+@pytest.mark.parametrize("size", [-1, 32_000, 10**9])
+def test_nobody_can_have_taken_less_than_before_or_more_than_was_sent(size: int) -> None:
+    outgoing = Outgoing()
+    outgoing.put(post(MIB))
+    for _ in range(3):
+        outgoing.next()
+    outgoing.taken(65_000, 0.0)
+    with pytest.raises(TransferError, match="taken"):
+        outgoing.taken(size, 0.0)
+
+
+# --- receiving ----------------------------------------------------------------------
+
+
+def test_transfers_may_come_interleaved() -> None:
+    incoming = Incoming()
+    assert incoming.take(wire.Chunk(1, False, b"a")) is None
+    assert incoming.take(wire.Chunk(2, False, b"x")) is None
+    assert incoming.take(wire.Chunk(1, False, b"b")) is None
+    assert incoming.take(wire.Chunk(2, True, b"y")) == b"xy"
+    assert incoming.take(wire.Chunk(1, True, b"")) == b"ab"
+    assert incoming.take(wire.Chunk(1, True, b"again")) == b"again"
+
+
+def test_so_many_transfers_may_be_under_way() -> None:
+    incoming = Incoming()
+    for transfer in range(limits.TRANSFERS_MAX):
+        incoming.take(wire.Chunk(transfer, False, b""))
+    with pytest.raises(TransferError, match="transfers"):
+        incoming.take(wire.Chunk(-1, False, b""))
+    assert incoming.take(wire.Chunk(0, True, b"done")) == b"done"
+    incoming.take(wire.Chunk(-1, False, b""))
+
+
+@pytest.mark.parametrize(
+    ("transfers", "most"),
+    [(1, limits.LARGE_MESSAGE_MAX), (limits.TRANSFERS_MAX, limits.TRANSFER_BYTES_MAX)],
+)
+def test_half_received_messages_are_bounded_each_and_together(transfers: int, most: int) -> None:
+    incoming = Incoming()
+    piece = bytes(65_536)
+    pieces = most // len(piece)
+    for number in range(pieces):
+        incoming.take(wire.Chunk(number % transfers, False, piece))
+    with pytest.raises(TransferError, match="transfer_size"):
+        incoming.take(wire.Chunk(pieces % transfers, False, piece))
+
+
+def test_what_is_whole_counts_no_more() -> None:
+    incoming = Incoming()
+    most = bytes(limits.LARGE_MESSAGE_MAX)
+    for transfer in range(6):
+        incoming.take(wire.Chunk(transfer, False, most))
+        assert incoming.take(wire.Chunk(transfer, True, b"")) == most
+
+
+def test_what_was_taken_is_said_a_few_times_a_window() -> None:
+    incoming = Incoming()
+    words = []
+    for _ in range(32):
+        incoming.take(wire.Chunk(1, False, bytes(32_768)))
+        if (word := incoming.word()) is not None:
+            words.append(word.size)
+    assert words == [65_536 * number for number in range(1, 17)]
