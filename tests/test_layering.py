@@ -46,10 +46,10 @@ PROTOCOL: Final = {
     ),
     "messages": (
         {"directory", "envelopes", "ledger", "window"},
-        {"ways", "streams"},
+        {"ways", "streams", "parts"},
         {"deadletters"},  # where what ends in those above it is kept
-        {"broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox", "requests"}
-        | {"acks", "waits"},
+        {"acks", "broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox"}
+        | {"answering", "asking", "waits"},
         {"home", "places", "targets", "tracking"},
         {"registrar"},
         {"casting", "guestdesk"},

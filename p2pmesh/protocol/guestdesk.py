@@ -34,6 +34,7 @@ import msgspec
 
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.acks import KeptAcks
+from p2pmesh.protocol.answering import Answering
 from p2pmesh.protocol.calls import (
     NO_LETTERS,
     Body,
@@ -48,7 +49,6 @@ from p2pmesh.protocol.home import HandOver, Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.places import Place, Places
 from p2pmesh.protocol.registrar import WAITING, Outcome, Registrar
-from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.types import CallEnded, Envelope, Instant, NodeId
 from p2pmesh.protocol.waits import Reader, Wait
 from p2pmesh.protocol.ways import Ways

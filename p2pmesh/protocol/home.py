@@ -26,12 +26,12 @@ import msgspec
 
 from p2pmesh.protocol import wire
 from p2pmesh.protocol.acks import KeptAcks
+from p2pmesh.protocol.asking import Asking
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.envelopes import Account, are_sound, held_in, is_sound, seconds_left
 from p2pmesh.protocol.intake import Intake
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.mailbox import Letter, Mailbox, Mailboxes
-from p2pmesh.protocol.requests import Asking
 from p2pmesh.protocol.streams import InStream, Item, Verdict
 from p2pmesh.protocol.types import (
     Envelope,

@@ -8,7 +8,7 @@ or *dead* when its handler failed HANDLER_RETRIES times more than once.
 Bounds: MAILBOX_MESSAGES_MAX messages or MAILBOX_BYTES_MAX bytes an instance, and
 the node's account of bytes.  What does not fit is refused, never dropped.
 
-Not here: numbers and receipts (``intake``), who may be asked (``requests``).
+Not here: numbers and receipts (``intake``), who may be asked (``answering``).
 """
 
 from __future__ import annotations

@@ -314,9 +314,11 @@ class Mesh:
         timeout: float,
         correlation_id: str | None = None,
         known_within: float | None = None,
+        streams: bool = False,
     ) -> int:
         """Ask and wait; the number in the RequestEnded that follows.  ``known_within``:
-        for so many seconds a target may stay unknown, else for the whole timeout."""
+        for so many seconds a target may stay unknown, else for the whole timeout.
+        ``streams``: a PartArrived for each part comes before it, each within the timeout."""
         self._core.at = at
         call = self._post.request(
             at,
@@ -328,9 +330,16 @@ class Mesh:
             timeout=timeout,
             correlation_id=correlation_id,
             known_within=known_within,
+            streams=streams,
         )
         self._settle()
         return call
+
+    def part_taken(self, at: Instant, call: int) -> None:
+        """The caller of this request has read its next PartArrived."""
+        self._core.at = at
+        self._post.part_taken(at, call)
+        self._settle()
 
     def cancel(self, at: Instant, call: int) -> None:
         """The caller of this request gave up."""
@@ -344,6 +353,20 @@ class Mesh:
         """The answer to a RequestArrived: a payload, or an error."""
         self._core.at = at
         self._post.respond(at, request, payload, error, detail)
+        self._settle()
+
+    def respond_part(self, at: Instant, request: int, payload: bytes) -> bool:
+        """The next part of the answer to a RequestArrived that ``streams``; False: no more
+        before its PartWanted."""
+        self._core.at = at
+        may_go_on = self._post.respond_part(at, request, payload)
+        self._settle()
+        return may_go_on
+
+    def respond_end(self, at: Instant, request: int) -> None:
+        """All parts of this answer were given."""
+        self._core.at = at
+        self._post.respond_end(at, request)
         self._settle()
 
     def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:

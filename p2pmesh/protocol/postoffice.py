@@ -22,6 +22,8 @@ from collections.abc import Callable, Collection
 from p2pmesh.errors import MeshError, QueueFull, StoreFull, UnknownTarget
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.acks import KeptAcks
+from p2pmesh.protocol.answering import Answering
+from p2pmesh.protocol.asking import Asking
 from p2pmesh.protocol.broadcast import Broadcasts
 from p2pmesh.protocol.casting import Casting
 from p2pmesh.protocol.casttree import CastTree
@@ -33,7 +35,6 @@ from p2pmesh.protocol.guests import Guest
 from p2pmesh.protocol.home import Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
-from p2pmesh.protocol.requests import Answering, Asking
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import (
@@ -256,17 +257,24 @@ class PostOffice:
         timeout: float,
         correlation_id: str | None = None,
         known_within: float | None = None,
+        streams: bool = False,
     ) -> int:
         """Ask and wait; the number in the RequestEnded that follows.  ``known_within``:
-        how long a target may stay unknown, else the timeout.  Raises QueueFull,
-        MessageTooLarge."""
+        how long a target may stay unknown, else the timeout.  ``streams``: the answer
+        is wanted in parts, the timeout is for each.  Raises QueueFull, MessageTooLarge."""
         self._at = at
         envelope = make_envelope(at, self._entropy, source, target, type, payload, correlation_id)
         expires_at = deadline(at, timeout)
         known_by = deadline(at, timeout if known_within is None else known_within)
         return self._sending.request(
-            at, envelope, target, expires_at, named=named, known_by=min(known_by, expires_at)
-        )
+            at, envelope, target, expires_at,
+            named=named, known_by=min(known_by, expires_at), streams=streams,
+        )  # fmt: skip
+
+    def part_taken(self, at: Instant, call: int) -> None:
+        """The caller has read the next PartArrived."""
+        self._at = at
+        self._asking.taken(at, call)
 
     def cancel(self, at: Instant, call: int) -> None:
         """The caller of this request gave up: nothing follows."""
@@ -292,6 +300,19 @@ class PostOffice:
             query.message_id,
         )  # fmt: skip
         self._answering.answer(query, response)
+
+    def respond_part(self, at: Instant, request: int, payload: bytes) -> bool:
+        """The next part of the answer to a RequestArrived that ``streams``; False: no more
+        before its PartWanted."""
+        self._at = at
+        return self._answering.part(request, payload)
+
+    def respond_end(self, at: Instant, request: int) -> None:
+        """All parts of this answer were given."""
+        self._at = at
+        query = self._answering.numbered(request)
+        if query is not None:
+            self._answering.answer(query, None)
 
     # --- commands: the registry -------------------------------------------------------
 
@@ -384,7 +405,11 @@ class PostOffice:
             case wire.Ask():
                 self._asked(at, peer, message)
             case wire.Answer():
-                self._answer(peer, message)
+                self._answer(at, peer, message)
+            case wire.Part():
+                self._asking.part(at, peer, message)
+            case wire.Credit():
+                self._answering.credit(at, peer, message)
             case wire.Cast():
                 self._casting.cast(at, peer, message)
             case wire.CastReceipt():
@@ -419,13 +444,15 @@ class PostOffice:
 
     def _asked(self, at: Instant, peer: NodeId, message: wire.Ask) -> None:
         answering = self._answering
-        if answering.is_known(peer, message.request):
+        if answering.is_known(at, peer, message):
             return
         box = self._home.mailboxes.get(message.recipient)
         error, detail = "refused", ""
         if not is_sound(message.envelope):
             self.counters["envelope_malformed"] += 1
             detail = "malformed"
+        elif message.received > 0:  # to run its handler anew would give those parts twice
+            error, detail = "failed", "it was given up: nothing was heard of who asked"
         elif box is None or (box.is_agent and self._home.is_leaving):
             error, detail = "unreachable", "it does not live here"
         elif (query := answering.open(at, peer, message, is_guests=not box.is_agent)) is None:
@@ -437,11 +464,11 @@ class PostOffice:
             return
         answering.reply(peer, wire.Answer(message.request, None, error, detail))
 
-    def _answer(self, peer: NodeId, message: wire.Answer) -> None:
+    def _answer(self, at: Instant, peer: NodeId, message: wire.Answer) -> None:
         if message.envelope is not None and not is_sound(message.envelope):
             self.counters["envelope_malformed"] += 1
             message = wire.Answer(message.request, None, "failed", "its answer is malformed")
-        self._asking.answer(peer, message)
+        self._asking.answer(at, peer, message)
 
     def _cancelled(self, peer: NodeId, message: wire.Cancel) -> None:
         query = self._answering.cancel(peer, message.request)
@@ -582,7 +609,7 @@ class PostOffice:
                 "requests_asked": len(self._asking),
                 "requests_to_answer": len(self._answering),
             },
-            bytes=self._account.used,
+            bytes=self._account.used + self._answering.parts_bytes + self._asking.unread_bytes(),
             moved=dict(self._moved),
         )
 

@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.acks import KeptAcks
+from p2pmesh.protocol.answering import Answering
 from p2pmesh.protocol.calls import NO_LETTERS, Body
 from p2pmesh.protocol.directory import Directory, is_live
 from p2pmesh.protocol.guests import Guests, is_registrable
 from p2pmesh.protocol.home import HandOver, Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.places import Place, Where
-from p2pmesh.protocol.requests import Answering
 from p2pmesh.protocol.stamps import joining_stamp
 from p2pmesh.protocol.types import Envelope, GuestEntry, Instant, State, Table
 from p2pmesh.protocol.waits import Reader, Wait

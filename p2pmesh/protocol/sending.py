@@ -21,13 +21,14 @@ import msgspec
 
 from p2pmesh.errors import MessageTooLarge, QueueFull, UnknownTarget
 from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol.answering import Answering
+from p2pmesh.protocol.asking import Asked, Asking
 from p2pmesh.protocol.deadletters import DeadLetters
 from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
-from p2pmesh.protocol.requests import Answering, Asked, Asking
 from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.targets import Absence, Ambiguous, Parcel, Waiting, find, nearest
 from p2pmesh.protocol.tracking import Ended, Tracking
@@ -378,10 +379,13 @@ class Sending:
         *,
         named: bool,
         known_by: float,
+        streams: bool,
     ) -> int:
         """Its call number; a target that is unknown still at ``known_by`` is not waited
         for.  Raises QueueFull."""
         asked = self._asking.open(envelope, target, expires_at)
+        if streams:
+            self._asking.stream(at, asked)
         known = self._directory.instance(target)
         is_name = named and bool(self._directory.named(target))
         if known is not None and not is_live(known) and not is_name:

@@ -288,7 +288,14 @@ class RequestArrived(msgspec.Struct, frozen=True):
     request: int
     envelope: Envelope
     via: NodeId
-    timeout: float
+    timeout: float  # of a streamed answer, for each part
+    streams: bool = False  # its answer may come in parts: ``respond_part``
+
+
+class PartWanted(msgspec.Struct, frozen=True):
+    """There is credit again for a streamed answer whose ``respond_part`` said False."""
+
+    request: int
 
 
 class RequestCancelled(msgspec.Struct, frozen=True):
@@ -297,10 +304,19 @@ class RequestCancelled(msgspec.Struct, frozen=True):
     request: int
 
 
+class PartArrived(msgspec.Struct, frozen=True):
+    """The next part of a streamed answer: call ``part_taken`` when its reader has it."""
+
+    call: int
+    payload: bytes
+    via: NodeId
+
+
 class RequestEnded(msgspec.Struct, frozen=True):
     """The end of a request that this node's caller made.
 
-    ``answer`` is the Response, or None with ``error`` one of ``unreachable``,
+    ``answer`` is the Response (a streamed answer that came whole), or None: without
+    ``error`` a streamed answer is complete; else ``error`` one of ``unreachable``,
     ``timeout``, ``unknown``, ``ambiguous``, ``no_handler``, ``failed``,
     ``refused`` and ``detail`` (for ambiguous: ids, for unknown: nearest names,
     each joined by newlines).
@@ -579,7 +595,8 @@ class Lost(Event, frozen=True, kw_only=True, tag="lost"):
 Action: TypeAlias = (
     Dial | Write | Close | AskUnacked | Persist | Save | Stop | MessageArrived | MessageKept
     | MessageMayStart | MessageWithdrawn
-    | RequestArrived | RequestCancelled | RequestEnded | SendRefused | MessageMoved | CallEnded
+    | RequestArrived | RequestCancelled | RequestEnded | PartArrived | PartWanted
+    | SendRefused | MessageMoved | CallEnded
     | Event
 )  # fmt: skip
 

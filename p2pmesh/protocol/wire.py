@@ -236,15 +236,19 @@ class Ask(Message, frozen=True, array_like=True, tag=64):
 
     request: int
     recipient: str
-    timeout: int  # ms that remain
+    timeout: int  # ms that remain; of a streamed answer, for each part
     envelope: Envelope
+    window: int = 0  # parts ahead of their reader; 0: the answer is wanted whole
+    received: int = 0  # all parts up to this one
+    taken: int = 0  # all up to this one, by their reader
 
 
 class Answer(Message, frozen=True, array_like=True, tag=65):
     request: int
-    envelope: Envelope | None
+    envelope: Envelope | None  # None without an error: the end of a streamed answer
     error: str = ""  # as types.RequestEnded
     detail: str = ""
+    parts: int = 0  # before this end
 
 
 class Cancel(Message, frozen=True, array_like=True, tag=66):
@@ -335,6 +339,23 @@ class CallCancel(Message, frozen=True, array_like=True, tag=74):
     call: int
 
 
+class Part(Message, frozen=True, array_like=True, tag=75):
+    """One part of a streamed answer."""
+
+    request: int
+    number: int  # from 1
+    payload: bytes
+
+
+class Credit(Message, frozen=True, array_like=True, tag=76):
+    """How far the asker of a streamed answer is, as in Ask."""
+
+    request: int
+    received: int
+    taken: int
+    again: bool = False  # what was said behind ``received`` may be lost
+
+
 # Bodies of Call, by operation ("deregister" has none, "respond" an Envelope: a
 # guest's Response, which its home passes on to who asked).
 
@@ -369,7 +390,7 @@ class Letters(msgspec.Struct, frozen=True, array_like=True):
 
 MessagePlane: TypeAlias = (
     Post | Receipt | Done | Unsure | Ask | Answer | Cancel | Cast | CastReceipt | Relay
-    | Call | CallResult | Handed | RelayRefused | CallCancel
+    | Call | CallResult | Handed | RelayRefused | CallCancel | Part | Credit
 )  # fmt: skip
 #: What the core's door passes to the post office.
 MESSAGE_PLANE: Final = get_args(MessagePlane)
@@ -455,7 +476,7 @@ _LARGEST: Final = {
     **dict.fromkeys(
         (
             kind.__struct_config__.tag
-            for kind in (Post, Ask, Answer, Cast, Relay, Call, CallResult, Handed)
+            for kind in (Post, Ask, Answer, Cast, Relay, Call, CallResult, Handed, Part)
         ),
         limits.LARGE_MESSAGE_MAX,
     ),

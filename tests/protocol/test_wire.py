@@ -204,6 +204,7 @@ MOST = {
     wire.Post: limits.PAYLOAD_MAX,
     wire.Ask: limits.PAYLOAD_MAX,
     wire.Answer: limits.PAYLOAD_MAX,
+    wire.Part: limits.PAYLOAD_MAX,
     wire.Cast: limits.PAYLOAD_MAX,
     wire.Relay: limits.PAYLOAD_MAX,
     wire.Call: limits.PAYLOAD_MAX,

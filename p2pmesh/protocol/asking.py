@@ -1,43 +1,42 @@
-"""Requests: a question and its answer, neither of them stored.
+"""Requests: the questions of this node, until they are answered; none of it is stored.
 
     asker ──Ask──► home of the target ──► handler, or a guest's mailbox
     asker ◄─Answer─ home ◄── respond(), or the guest's Response
     asker ──Cancel──► home               nobody waits any more
 
-The answer is the receipt.  On a new way to the home the asker asks again, and the
-home, which knows the number, either still works on it or repeats its answer.  A
-request ends *at once* when its target fails, leaves, or lives in another home or
-life: what it was asked is lost there.
+The answer is the receipt; a streamed one comes in parts before its end (``parts``).
+On a new way to the home the asker asks again, and the home, which knows the number,
+either still works on it or repeats its answer.  A request ends *at once* when its
+target fails, leaves, or lives in another home or life: what it was asked is lost there.
 
 Numbers start at random in each life of the asker, so that those of an earlier
 life mean nothing.
 
-Not here: whom a name means (``targets``), and Responses that arrive as messages
-(the door of the message plane hands them to ``Asking.responded``).
+Not here: the home's side (``answering``), whom a name means (``targets``), and
+Responses that arrive as messages (the door of the message plane hands them to
+``Asking.responded``).
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory, is_live
-from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds, seconds_left
+from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds
+from p2pmesh.protocol.parts import Incoming
 from p2pmesh.protocol.types import (
     Envelope,
     Instance,
     Instant,
     Life,
     NodeId,
-    RequestArrived,
-    RequestCancelled,
+    PartArrived,
     RequestEnded,
 )
 from p2pmesh.protocol.ways import NEVER, Ways
-
-# --- the asker --------------------------------------------------------------------
 
 
 class Asked:
@@ -48,10 +47,12 @@ class Asked:
         "deadline",
         "envelope",
         "home",
+        "incoming",
         "is_sent",
         "recipient",
         "size",
         "target",
+        "timeout",
         "was_sent",
     )
 
@@ -65,6 +66,8 @@ class Asked:
         self.home: tuple[NodeId, Life] | None = None
         self.is_sent = False  # on the present way
         self.was_sent = False  # at all: a handler may be running
+        self.incoming: Incoming | None = None  # None: the answer is wanted whole
+        self.timeout = 0.0  # for each part
 
 
 class Asking:
@@ -90,6 +93,10 @@ class Asking:
     def __len__(self) -> int:
         return len(self._asked)
 
+    def unread_bytes(self) -> int:
+        """Of the parts of streamed answers that came and were not taken."""
+        return sum(a.incoming.bytes for a in self._asked.values() if a.incoming is not None)
+
     def open(self, envelope: Envelope, target: str, deadline: float) -> Asked:
         """Number a request; it waits for its target.  Raises QueueFull."""
         self._number += 1
@@ -102,6 +109,11 @@ class Asking:
         self._by_message[envelope.message_id] = asked
         self.next_at = min(self.next_at, deadline)
         return asked
+
+    def stream(self, at: Instant, asked: Asked) -> None:
+        """Its answer is wanted in parts, each within what is left until its deadline."""
+        asked.incoming = Incoming(at.now)
+        asked.timeout = asked.deadline - at.now
 
     def get(self, call: int) -> Asked | None:
         return self._asked.get(call)
@@ -122,8 +134,7 @@ class Asking:
         assert asked.home is not None
         node = asked.home[0]
         if self._ways.is_clear(node):
-            left = milliseconds(asked.deadline - at.now)
-            self._ways.send(node, wire.Ask(asked.call, asked.recipient, left, asked.envelope))
+            self._ways.send(node, _question(at, asked))
             asked.is_sent = asked.was_sent = True
         else:
             self._ways.want(at, node)
@@ -152,19 +163,71 @@ class Asking:
         self._by_message.pop(asked.envelope.message_id, None)
         self._account.used -= asked.size
 
-    def answer(self, peer: NodeId, message: wire.Answer) -> None:
+    def answer(self, at: Instant, peer: NodeId, message: wire.Answer) -> None:
         asked = self._asked.get(message.request)
         if asked is None or asked.home is None or asked.home[0] != peer:
             self._counters["answer_late"] += 1
             return
+        if asked.incoming is not None and message.envelope is None:
+            asked.incoming.end = message
+            self._end_stream(at, asked, asked.incoming)
+            return
         if message.envelope is None:
-            error = message.error[: limits.TYPE_MAX]
-            if not error or error in _OURS:
-                error = "failed"
-            self.end(asked, error, message.detail[: limits.REASON_MAX])
+            self.end(asked, _their_error(message) or "failed", message.detail[: limits.REASON_MAX])
             return
         self._close(asked)
         self._ways.effects.append(RequestEnded(asked.call, message.envelope, peer))
+
+    # --- in parts -------------------------------------------------------------------
+
+    def part(self, at: Instant, peer: NodeId, part: wire.Part) -> None:
+        asked = self._asked.get(part.request)
+        if asked is None:
+            self._counters["part_late"] += 1
+            if self._ways.is_open(peer):  # what was said when it ended was lost
+                self._ways.send(peer, wire.Cancel(part.request))
+            return
+        incoming = asked.incoming
+        if incoming is None or asked.home is None or asked.home[0] != peer:
+            self._counters["part_unexpected"] += 1
+            return
+        ready = incoming.put(part)
+        if ready is None:
+            self._counters["part_beyond_credit"] += 1
+            return
+        self._ways.effects += [PartArrived(asked.call, payload, peer) for payload in ready]
+        self._next_part(at, asked, incoming)
+        self._end_stream(at, asked, incoming)
+
+    def taken(self, at: Instant, call: int) -> None:
+        """Its reader has the next part."""
+        asked = self._asked.get(call)
+        if asked is None or asked.incoming is None or asked.incoming.is_read_up:
+            return
+        if asked.incoming.take(at.now):
+            self._credit(at, asked, asked.incoming)
+        self._next_part(at, asked, asked.incoming)
+
+    def _next_part(self, at: Instant, asked: Asked, incoming: Incoming) -> None:
+        """Nobody waits for the next part while there is one to read."""
+        asked.deadline = at.now + asked.timeout if incoming.is_read_up else NEVER
+        self.next_at = min(self.next_at, asked.deadline, incoming.tell_at)
+
+    def _credit(
+        self, at: Instant, asked: Asked, incoming: Incoming, *, in_passing: bool = False
+    ) -> None:
+        credit = incoming.credit(at.now, asked.call, in_passing=in_passing)
+        if asked.home is not None and self._ways.is_open(asked.home[0]):
+            self._ways.send(asked.home[0], credit)
+
+    def _end_stream(self, at: Instant, asked: Asked, incoming: Incoming) -> None:
+        """If the end is here, and every part before it."""
+        if incoming.end is None or not incoming.is_over:
+            return
+        self._withdraw(asked)  # no part is wanted again
+        self.end(asked, _their_error(incoming.end), incoming.end.detail[: limits.REASON_MAX])
+
+    # --- what changes -----------------------------------------------------------------
 
     def responded(self, response: Envelope, via: NodeId) -> bool:
         """A Response came as a message: does it answer a request of mine?"""
@@ -227,14 +290,35 @@ class Asking:
                 self._withdraw(asked)
         left = (asked.deadline for asked in self._asked.values() if asked.deadline > at.now)
         self.next_at = min(left, default=NEVER)
+        for asked in self._asked.values():
+            if asked.incoming is not None:
+                if asked.incoming.tell_at <= at.now:
+                    self._credit(at, asked, asked.incoming, in_passing=True)
+                self.next_at = min(self.next_at, asked.incoming.tell_at)
         for asked in list(self._asked.values()):
             if asked.home is not None and not asked.is_sent:
                 self._send(at, asked)
         return lost
 
 
+def _question(at: Instant, asked: Asked) -> wire.Ask:
+    incoming = asked.incoming
+    if incoming is None:
+        left = milliseconds(asked.deadline - at.now)
+        return wire.Ask(asked.call, asked.recipient, left, asked.envelope)
+    return wire.Ask(
+        asked.call, asked.recipient, milliseconds(asked.timeout), asked.envelope,
+        incoming.window, incoming.received, incoming.taken,
+    )  # fmt: skip
+
+
 #: What only the asker's own node can say of a request.
 _OURS = frozenset({"unknown", "ambiguous", "timeout", "queue_full"})
+
+
+def _their_error(message: wire.Answer) -> str:
+    error = message.error[: limits.TYPE_MAX]
+    return "failed" if error in _OURS else error
 
 
 def _how_gone(instance: Instance | None) -> str:
@@ -253,176 +337,3 @@ def _to(envelope: Envelope, target: str) -> Envelope:
         envelope.correlation_id,
         envelope.created_at,
     )
-
-
-# --- the asked --------------------------------------------------------------------
-
-
-class Query:
-    """A request to an instance of this node, until it is answered."""
-
-    __slots__ = (
-        "deadline", "instance_id", "is_guests", "life", "message_id", "number", "peer",
-        "request", "source",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        peer: NodeId,
-        life: Life | None,
-        message: wire.Ask,
-        deadline: float,
-        *,
-        is_guests: bool,
-    ) -> None:
-        self.peer = peer  # who asks
-        self.life = life
-        self.request = message.request  # the asker's number
-        self.message_id = message.envelope.message_id
-        self.source = message.envelope.source
-        self.instance_id = message.recipient
-        self.deadline = deadline
-        self.is_guests = is_guests  # it lies in a guest's mailbox
-        self.number = 0  # the node's, for RequestArrived
-
-
-class _Kept:
-    """An answer, until it is sure that nobody asks for it again."""
-
-    __slots__ = ("answer", "is_sent", "size")
-
-    def __init__(self, answer: wire.Answer) -> None:
-        self.answer = answer
-        self.is_sent = False
-        self.size = OVERHEAD + (len(answer.envelope.payload) if answer.envelope else 0)
-
-
-class Answering:
-    """The requests to the instances of this node."""
-
-    def __init__(self, directory: Directory, ways: Ways, counters: Counter[str]) -> None:
-        self.next_at = NEVER
-        self._directory = directory
-        self._ways = ways
-        self._counters = counters
-        self._number = 0
-        self._queries: dict[tuple[NodeId, int], Query] = {}
-        self._by_message: dict[str, Query] = {}
-        self._by_number: dict[int, Query] = {}
-        self._kept: OrderedDict[tuple[NodeId, int], _Kept] = OrderedDict()  # oldest first
-        self._kept_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._queries)
-
-    def is_asked(self) -> bool:
-        """Does a request to the own agent wait for its handler?"""
-        return any(not query.is_guests for query in self._by_number.values())
-
-    def is_known(self, peer: NodeId, request: int) -> bool:
-        """Was this asked before?  If so it is in work, or its answer is repeated."""
-        kept = self._kept.get((peer, request))
-        if kept is not None:
-            self._send(peer, kept)
-            return True
-        return (peer, request) in self._queries
-
-    def open(
-        self, at: Instant, peer: NodeId, message: wire.Ask, *, is_guests: bool
-    ) -> Query | None:
-        """Take a request that is not known; None: too many."""
-        if len(self._queries) >= limits.REQUESTS_MAX:
-            self._counters["queries_full"] += 1
-            return None
-        deadline = at.now + seconds_left(message.timeout)
-        life = self._directory.node_life(peer)
-        query = Query(peer, life, message, deadline, is_guests=is_guests)
-        self._number += 1
-        query.number = self._number
-        self._queries[peer, message.request] = query
-        self._by_message[query.message_id] = query
-        self._by_number[query.number] = query
-        self.next_at = min(self.next_at, deadline)
-        if not is_guests:
-            self._ways.effects.append(
-                RequestArrived(query.number, message.envelope, peer, deadline - at.now)
-            )
-        return query
-
-    def numbered(self, number: int) -> Query | None:
-        return self._by_number.get(number)
-
-    def asked_with(self, message_id: str | None) -> Query | None:
-        """The unanswered request whose query has this id."""
-        return self._by_message.get(message_id or "")
-
-    def answer(
-        self, query: Query, envelope: Envelope | None, error: str = "", detail: str = ""
-    ) -> None:
-        self._close(query)
-        self.reply(query.peer, wire.Answer(query.request, envelope, error, detail))
-
-    def reply(self, peer: NodeId, answer: wire.Answer) -> None:
-        """Answer, and keep the answer in case the link loses it."""
-        key = (peer, answer.request)
-        old = self._kept.pop(key, None)
-        if old is not None:
-            self._kept_bytes -= old.size
-        kept = self._kept[key] = _Kept(answer)
-        self._kept_bytes += kept.size
-        self._send(peer, kept)
-        while len(self._kept) > limits.ANSWERS_KEPT_MAX or (
-            self._kept_bytes > limits.ANSWERS_KEPT_BYTES_MAX and len(self._kept) > 1
-        ):
-            self._kept_bytes -= self._kept.popitem(last=False)[1].size
-
-    def _send(self, peer: NodeId, kept: _Kept) -> None:
-        kept.is_sent = self._ways.is_clear(peer)
-        if kept.is_sent:
-            self._ways.send(peer, kept.answer)
-
-    def cancel(self, peer: NodeId, request: int) -> Query | None:
-        """The asker waits no more: cancel the handler, or empty the mailbox (the
-        caller's part, if it is a guest's)."""
-        query = self._queries.get((peer, request))
-        if query is not None:
-            self._drop(query)
-        return query
-
-    def _drop(self, query: Query) -> None:
-        self._close(query)
-        if not query.is_guests:
-            self._ways.effects.append(RequestCancelled(query.number))
-
-    def _close(self, query: Query) -> None:
-        del self._queries[query.peer, query.request]
-        del self._by_number[query.number]
-        if self._by_message.get(query.message_id) is query:
-            del self._by_message[query.message_id]
-
-    def look(self, nodes: Collection[NodeId]) -> list[Query]:
-        """Askers that are gone wait for nothing: their queries, dropped."""
-        gone = [
-            query
-            for query in self._queries.values()
-            if query.peer in nodes and self._directory.node_life(query.peer) != query.life
-        ]
-        for query in gone:
-            self._drop(query)
-        return gone
-
-    def clear(self, peer: NodeId) -> None:
-        """The way to this peer is new, or no longer backed up."""
-        for (asker, _), kept in list(self._kept.items()):
-            if asker == peer and not kept.is_sent:
-                self._send(peer, kept)
-
-    def tick(self, at: Instant) -> list[Query]:
-        """Queries whose asker has given up by now, dropped."""
-        if at.now < self.next_at:
-            return []
-        over = [query for query in self._queries.values() if query.deadline <= at.now]
-        for query in over:
-            self._drop(query)
-        self.next_at = min((query.deadline for query in self._queries.values()), default=NEVER)
-        return over
