@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from p2pmesh.messages import AgentMessage
     from p2pmesh.node import Node
+    from p2pmesh.partstream import PartStream
     from p2pmesh.protocol.types import Event, Member, Token
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "AgentMessage": "p2pmesh.messages",
     "Broadcast": "p2pmesh.delivery",
     "Delivery": "p2pmesh.delivery",
+    "PartStream": "p2pmesh.partstream",
     "Event": "p2pmesh.protocol.types",
     "Member": "p2pmesh.protocol.types",
     "Token": "p2pmesh.protocol.types",
@@ -69,6 +71,7 @@ __all__ = [
     "Node",
     "NotAuthoritative",
     "NotStarted",
+    "PartStream",
     "PeerUnreachable",
     "QueueFull",
     "RemoteError",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -20,6 +21,7 @@ from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
 from p2pmesh.driver import Driver
 from p2pmesh.errors import ConfigError, MeshError, NotStarted
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of, refuse_unless_json
+from p2pmesh.partstream import PartStream
 from p2pmesh.protocol.limits import CORRELATION_MAX, INSTANCE_ID_MAX, TYPE_MAX
 from p2pmesh.protocol.types import (
     CallEnded,
@@ -27,6 +29,7 @@ from p2pmesh.protocol.types import (
     Instant,
     MessageKept,
     MessageMoved,
+    PartArrived,
     Recipient,
     RequestEnded,
     SendRefused,
@@ -46,6 +49,8 @@ class Exchange:
         self._deliveries = Deliveries()
         self._ends: dict[int, asyncio.Future[RequestEnded]] = {}
         self._calls: dict[int, asyncio.Future[CallEnded]] = {}
+        #: By call; what nobody holds any more cancels itself.
+        self._streams: WeakValueDictionary[int, PartStream] = WeakValueDictionary()
         #: Changes whenever somebody joins, changes or goes.
         self.membership = Watched()
 
@@ -222,6 +227,47 @@ class Exchange:
         except UnreadablePayload as error:
             raise error_of("failed", str(error), target) from None
 
+    def stream(
+        self,
+        source: str,
+        target: str,
+        payload: Any,
+        *,
+        type: str,
+        timeout: float,
+        correlation_id: str | None = None,
+        named: bool = True,
+        known_within: float | None = None,
+    ) -> PartStream:
+        """Ask; the answer's parts.  Raises as :meth:`send`, and its reading as
+        :meth:`request`."""
+        self._check(target, type, correlation_id, timeout, "timeout")
+        driver = self._driver
+        call = driver.command(
+            driver.core.request,
+            source=source,
+            target=target,
+            named=named,
+            type=type,
+            payload=encode(payload),
+            timeout=timeout,
+            correlation_id=correlation_id,
+            known_within=known_within,
+            streams=True,
+        )
+
+        def taken() -> None:
+            if not driver.is_stopped:
+                driver.command(driver.core.part_taken, call)
+
+        def gave_up() -> None:
+            if not driver.is_stopped:
+                driver.command(driver.core.cancel, call)
+
+        stream = PartStream(target, timeout, taken=taken, gave_up=gave_up)
+        self._streams[call] = stream
+        return stream
+
     async def call(
         self, command: Callable[Concatenate[Instant, P], int], *args: P.args, **kwargs: P.kwargs
     ) -> CallEnded:
@@ -250,8 +296,17 @@ class Exchange:
     def refused(self, action: SendRefused) -> None:
         self._deliveries.refused(action)
 
+    def part_arrived(self, action: PartArrived) -> None:
+        stream = self._streams.get(action.call)
+        if stream is not None:
+            stream.arrived(action)
+
     def request_ended(self, action: RequestEnded) -> None:
-        _settle(self._ends.get(action.call), action)
+        stream = self._streams.pop(action.call, None)
+        if stream is not None:
+            stream.ended(action)
+        else:
+            _settle(self._ends.get(action.call), action)
 
     def call_ended(self, action: CallEnded) -> None:
         _settle(self._calls.get(action.call), action)
@@ -267,6 +322,8 @@ class Exchange:
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
+        for stream in tuple(self._streams.values()):
+            stream.node_ended(error)
         unsafe = self._deliveries.node_ended(error)
         self.membership.changed()
         return unsafe

@@ -8,7 +8,9 @@ messages, only behind earlier requests of the same sender to the same handler.
     message ─► per sender, in order   ─► handler ─► completed(ok | reason)
     request ─► per sender and handler ─► handler ─► responded(payload | error)
 
-``async def`` runs on the loop, ``def`` in a thread of a bounded pool.  A request
+``async def`` runs on the loop, ``def`` in a thread of a bounded pool.  A generator of
+either kind answers in parts: one after the other where the asker takes them so, and
+the next only when there is credit; else as one list.  A request
 that nobody handles is refused; a message waits for its handler, or for a reader
 (``reading``).  What a handler raises is logged here and told to the other side;
 retrying and giving up are the core's.
@@ -25,13 +27,16 @@ import inspect
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
 from p2pmesh.errors import ConfigError, MeshError, RemoteError
+from p2pmesh.generators import parts_of
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of
+from p2pmesh.protocol.limits import PAYLOAD_MAX
 from p2pmesh.protocol.types import Envelope, MessageArrived, NodeId, RequestArrived
 from p2pmesh.reading import MessageReader, Readers
 
@@ -43,6 +48,12 @@ THREADS_MAX: Final = min(32, (os.cpu_count() or 1) + 4)
 #: its turn.
 _TURN: Final = 0.002
 DETAIL_MAX: Final = 500  # characters of an exception that the other side is told
+#: Stands for an answer whose parts were passed on.
+_STREAMED: Final = object()
+_TOO_LARGE: Final = (
+    f"the parts of the answer take more than {PAYLOAD_MAX:,} bytes together: take them one by "
+    "one, with stream()"
+)
 
 
 class Outcomes(Protocol):
@@ -54,6 +65,11 @@ class Outcomes(Protocol):
 
     def completed(self, message_id: str, ok: bool, reason: str) -> None: ...
     def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None: ...
+    def part(self, request: int, payload: bytes) -> bool:
+        """The next part of a streamed answer; False: no more until ``may_go_on``."""
+        ...
+
+    def parts_ended(self, request: int) -> None: ...
     def answered(self, query: Envelope, payload: bytes) -> None:
         """The handler's answer to a Query that came as a message, not as a request."""
         ...
@@ -62,7 +78,7 @@ class Outcomes(Protocol):
 @dataclass(slots=True, eq=False)
 class _Registration:
     handler: Handler
-    is_async: bool
+    is_async: bool  # called on the loop: a coroutine, or an async generator
     concurrency: int
 
 
@@ -75,8 +91,15 @@ class _Work:
     registration: _Registration
     attempt: int = 1
     request: int | None = None  # None: a message
+    streams: bool = False  # who asked takes an answer in parts
+    has_credit: asyncio.Event = field(default_factory=asyncio.Event)  # for one more part
     is_cancelled: bool = False
     task: asyncio.Task[None] | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Does anybody get what the handler returns?"""
+        return self.request is not None or self.envelope.type == "Query"
 
 
 @dataclass(slots=True, eq=False)
@@ -129,12 +152,8 @@ class Handlers:
             raise ConfigError(f"concurrency {concurrency}: give at least 1")
         if not callable(handler):
             raise ConfigError(f"{handler!r} is no function: a handler takes one message")
-        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-            raise ConfigError(
-                f"{handler!r} is a generator: answers cannot be streamed yet, return a whole one"
-            )
         is_async = any(
-            inspect.iscoroutinefunction(function)
+            inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
             for function in (handler, type(handler).__call__)  # or an object that is called
         )
         self._registered[kind] = _Registration(handler, is_async, concurrency)
@@ -165,7 +184,9 @@ class Handlers:
             detail = f"nobody handles {envelope.type!r} there"
             self.outcomes.responded(arrived.request, None, "no_handler", detail)
             return
-        work = _Work(envelope, arrived.via, registration, request=arrived.request)
+        work = _Work(
+            envelope, arrived.via, registration, request=arrived.request, streams=arrived.streams
+        )
         self._requests[arrived.request] = work
         self._queue((envelope.source, registration), work)
 
@@ -176,6 +197,12 @@ class Handlers:
             work.is_cancelled = True
             if work.task is not None:
                 work.task.cancel()
+
+    def may_go_on(self, request: int) -> None:
+        """There is credit for the next part of this answer."""
+        work = self._requests.get(request)
+        if work is not None:
+            work.has_credit.set()
 
     def withdrawn(self, message_ids: tuple[str, ...]) -> None:
         """Over before they started: expired, or acknowledged over HTTP."""
@@ -231,7 +258,11 @@ class Handlers:
             message = message_of(envelope, work.via, work.attempt)
             if work.request is None:
                 await self.outcomes.starting(envelope.message_id)
-            answer = await self._call(work.registration, message)
+            context = contextvars.copy_context()
+            answer = await self._call(work.registration, message, context)
+            parts = parts_of(answer, self._pool, context)
+            if parts is not None:
+                answer = await self._take(work, parts)
             self._succeeded(work, answer)
         except asyncio.CancelledError:
             if work.is_cancelled and work.task is not None:
@@ -251,23 +282,54 @@ class Handlers:
         finally:
             work.task = None
 
-    async def _call(self, registration: _Registration, message: AgentMessage) -> Any:
+    async def _call(
+        self, registration: _Registration, message: AgentMessage, context: contextvars.Context
+    ) -> Any:
         if registration.is_async:
-            return await registration.handler(message)
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS_MAX, "p2pmesh-handler")
-        context = contextvars.copy_context()
+            answer = registration.handler(message)
+            return await answer if isinstance(answer, Awaitable) else answer
         result = await asyncio.get_running_loop().run_in_executor(
-            self._threads, context.run, registration.handler, message
+            self._pool(), context.run, registration.handler, message
         )
         # A `def` may hand back something to await, as a lambda around an async def does.
         return await result if isinstance(result, Awaitable) else result
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS_MAX, "p2pmesh-handler")
+        return self._threads
+
+    async def _take(self, work: _Work, parts: AsyncGenerator[Any, None]) -> Any:
+        """Pass on the parts of an answer as they come; or, where it is wanted whole, the
+        list of them."""
+        whole: list[Any] = []
+        size = 0
+        async with aclosing(parts):
+            async for part in parts:
+                data = encode(part)
+                if work.streams:
+                    await self._pass_on(work, data)
+                elif work.is_answered:
+                    whole.append(part)
+                    size += len(data)
+                    if size > PAYLOAD_MAX:
+                        raise RemoteError("too_large", _TOO_LARGE)
+        return _STREAMED if work.streams else whole
+
+    async def _pass_on(self, work: _Work, part: bytes) -> None:
+        """One part; returns when there is credit for another."""
+        assert work.request is not None
+        if work.is_cancelled:  # and its generator would not hear of it
+            raise asyncio.CancelledError
+        work.has_credit.clear()
+        if not self.outcomes.part(work.request, part):
+            await work.has_credit.wait()
 
     def _succeeded(self, work: _Work, answer: Any) -> None:
         if self._is_stopped:
             return
         if work.request is None:
-            if work.envelope.type == "Query":
+            if work.is_answered:
                 payload = encode(answer)
                 try:
                     self.outcomes.answered(work.envelope, payload)
@@ -276,6 +338,10 @@ class Handlers:
                     return
             self._completed(work.envelope.message_id, True, "")
         elif work.request in self._requests:
+            if answer is _STREAMED:
+                del self._requests[work.request]
+                self.outcomes.parts_ended(work.request)
+                return
             payload = encode(answer)
             del self._requests[work.request]
             self.outcomes.responded(work.request, payload, "", "")

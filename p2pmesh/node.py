@@ -22,6 +22,7 @@ from p2pmesh.http.tokens import Given
 from p2pmesh.leadership import Leadership
 from p2pmesh.messages import AgentMessage
 from p2pmesh.nodeconfig import DataHome, Keys, check
+from p2pmesh.partstream import PartStream
 from p2pmesh.protocol.timing import MESSAGE_TTL
 from p2pmesh.protocol.types import Joined, LeaderInfo, Member, Token
 from p2pmesh.reading import MessageReader
@@ -252,7 +253,10 @@ class Node:
         that nobody else takes).
 
         It gets an :class:`AgentMessage`; what it returns answers a Query.  ``async
-        def`` runs on the loop, ``def`` in a thread.  Messages of one sender start in
+        def`` runs on the loop, ``def`` in a thread.  What a generator of either kind
+        yields are the parts of its answer: see :meth:`stream`; who asks by
+        :meth:`request` gets a list of them, and a message that nobody waits for has it
+        run to its end.  Messages of one sender start in
         order, one at a time unless ``concurrency`` allows more.  A message whose
         handler raises comes again, five times; an asker gets RemoteError.
         """
@@ -332,6 +336,27 @@ class Node:
         target, named = _address(target)
         run = self._running
         return await run.exchange.request(
+            run.instance_id, target, payload, type=type, timeout=timeout, named=named
+        )
+
+    def stream(
+        self, target: Target, payload: Any, *, timeout: float = 30.0, type: str = "Query"
+    ) -> PartStream:
+        """Ask, and iterate over the parts of the answer as they come::
+
+            async for part in node.stream("worker", prompt): ...
+
+        They are what a generator handler yields, each once and in order; an answer that
+        comes whole is the only part.  A handler waits while its asker does not read on.
+        Breaking off cancels it; ``async with node.stream(…) as parts`` does so for sure
+        where the block is left.  ``timeout``: seconds that the next part may take, the
+        first from now; the whole may take any time.
+
+        Raises as :meth:`send`; reading raises as :meth:`request`, after the parts that came.
+        """
+        target, named = _address(target)
+        run = self._running
+        return run.exchange.stream(
             run.instance_id, target, payload, type=type, timeout=timeout, named=named
         )
 

@@ -62,6 +62,8 @@ from p2pmesh.protocol.types import (
     MessageMayStart,
     MessageMoved,
     MessageWithdrawn,
+    PartArrived,
+    PartWanted,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
@@ -389,6 +391,8 @@ class Running:
             MessageWithdrawn: lambda action: handlers.withdrawn((action.message_id,)),
             RequestArrived: handlers.request_arrived,
             RequestCancelled: lambda action: handlers.request_cancelled(action.request),
+            PartWanted: lambda action: handlers.may_go_on(action.request),
+            PartArrived: exchange.part_arrived,
             RequestEnded: exchange.request_ended,
             CallEnded: exchange.call_ended,
             SendRefused: exchange.refused,
@@ -458,6 +462,12 @@ class Running:
 
     def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None:
         self.driver.command(self.core.respond, request, payload, error, detail)
+
+    def part(self, request: int, payload: bytes) -> bool:
+        return self.driver.command(self.core.respond_part, request, payload)
+
+    def parts_ended(self, request: int) -> None:
+        self.driver.command(self.core.respond_end, request)
 
     def answered(self, query: Envelope, payload: bytes) -> None:
         self.driver.command(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
         self.refuse_answers: Exception | None = None
+        self.credit = 0  # parts that may follow another
         self._changed = asyncio.Event()
 
     async def starting(self, message_id: str) -> None:
@@ -38,6 +40,14 @@ class Outcomes:
     def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None:
         value = None if payload is None else decode(payload)
         self._say("responded", request, value, error, detail)
+
+    def part(self, request: int, payload: bytes) -> bool:
+        self.credit -= 1
+        self._say("part", request, decode(payload))
+        return self.credit >= 0
+
+    def parts_ended(self, request: int) -> None:
+        self._say("parts_ended", request)
 
     def answered(self, query: Envelope, payload: bytes) -> None:
         if self.refuse_answers is not None:
@@ -83,9 +93,15 @@ def message(
 
 
 def request(
-    number: int, payload: Any = None, *, source: str = "a", type: str = "Query"
+    number: int,
+    payload: Any = None,
+    *,
+    source: str = "a",
+    type: str = "Query",
+    streams: bool = False,
 ) -> RequestArrived:
-    return RequestArrived(number, envelope(f"q{number}", source, type, payload), VIA, 30.0)
+    query = envelope(f"q{number}", source, type, payload)
+    return RequestArrived(number, query, VIA, 30.0, streams)
 
 
 class Gate:
@@ -456,12 +472,78 @@ async def test_a_plain_function_may_hand_back_something_to_await(
 # --- what cannot be registered -------------------------------------------------------
 
 
-async def test_generators_are_refused_until_answers_can_be_streamed(handlers: Handlers) -> None:
+async def test_a_generator_goes_on_when_there_is_credit(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
     async def parts(message: AgentMessage) -> AsyncIterator[int]:
-        yield 1
+        for number in range(5):
+            yield number
 
-    with pytest.raises(ConfigError, match="cannot be streamed yet"):
-        handlers.register("Query", parts)
+    handlers.register("Query", parts)
+    outcomes.credit = 2
+    handlers.request_arrived(request(1, streams=True))
+    await outcomes.until(3)
+    await settle()
+    assert outcomes.said == [("part", 1, 0), ("part", 1, 1), ("part", 1, 2)]
+    outcomes.credit = 9
+    handlers.may_go_on(1)
+    handlers.may_go_on(99)  # of nobody
+    assert (await outcomes.until(6))[3:] == [("part", 1, 3), ("part", 1, 4), ("parts_ended", 1)]
+
+
+async def test_a_generator_that_does_not_hear_its_cancellation_is_closed_at_its_next_part(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    running, closed = asyncio.Event(), asyncio.Event()
+
+    async def deaf(message: AgentMessage) -> AsyncIterator[int]:
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                running.set()
+                await asyncio.Event().wait()
+            yield 1
+        finally:
+            closed.set()
+
+    handlers.register("Query", deaf)
+    outcomes.credit = 9
+    handlers.request_arrived(request(1, streams=True))
+    await running.wait()
+    handlers.request_cancelled(1)
+    await closed.wait()
+    handlers.request_arrived(request(2, streams=True))  # its lane is free again
+    running.clear()
+    await running.wait()
+    assert outcomes.said == []
+
+
+async def test_a_plain_generator_is_closed_behind_the_step_that_it_is_in(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    stepping, may_end = threading.Event(), threading.Event()
+    story: list[str] = []
+    closed = threading.Event()
+
+    def parts(message: AgentMessage) -> Iterator[int]:
+        try:
+            stepping.set()
+            may_end.wait(20)
+            story.append("step ended")
+            yield 1
+            story.append("went on")
+        finally:
+            story.append("closed")
+            closed.set()
+
+    handlers.register("Query", parts)
+    handlers.request_arrived(request(1, streams=True))
+    await asyncio.to_thread(stepping.wait, 20)
+    handlers.request_cancelled(1)
+    await settle()
+    may_end.set()
+    await asyncio.to_thread(closed.wait, 20)
+    assert story == ["step ended", "closed"]
+    assert outcomes.said == []
 
 
 async def test_a_type_has_one_handler_and_one_reader(handlers: Handlers) -> None:
