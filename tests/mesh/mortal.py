@@ -4,7 +4,8 @@ CONFIG is JSON: ``role`` (sender, receiver or relay), ``mesh``, ``data`` (null: 
 ``log`` (a file to which each thing that happened is appended as a line of JSON), ``point``
 (where to die; null: nowhere), ``count`` (how often that point is passed before), ``claim``
 (a file that only the first to die there makes; the others live on; null: all die),
-``is_shut`` (true: nobody can dial this process) and, for a sender, ``first`` and ``last``:
+``is_shut`` (true: nobody can dial this process), ``clock`` (seconds that its wall clock is
+ahead; from SIGUSR1 on as many behind) and, for a sender, ``first`` and ``last``:
 the numbers that it sends, one after the other as each is stored if ``one_by_one``.
 """
 
@@ -15,12 +16,15 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from p2pmesh import Node, running
 from p2pmesh.driver import Driver, Saved
 from p2pmesh.protocol.types import MessageMoved, Save, Table, Write
+
+REAL_TIME_NS: Final = time.time_ns
 
 
 class Death:
@@ -83,12 +87,23 @@ class ShutDriver(Driver):
         super().__init__(admits=lambda address: False, **rest)
 
 
+def set_wall_clock(ahead: float) -> None:
+    time.time = lambda: REAL_TIME_NS() / 1e9 + ahead
+    time.time_ns = lambda: REAL_TIME_NS() + int(ahead * 1e9)
+
+
 async def main(config: dict[str, Any]) -> None:
     log = open(config["log"], "a", buffering=1)  # noqa: ASYNC230, SIM115
 
     def note(**what: Any) -> None:
         log.write(json.dumps({"pid": os.getpid(), **what}) + "\n")
 
+    def jump() -> None:
+        set_wall_clock(-config["clock"])
+        note(jumped=config["role"])
+
+    set_wall_clock(config["clock"])
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, jump)
     death = Death(config["point"], config["count"], config["claim"], note)
     Driver.witness = lambda driver, happened: death.witness(driver, happened)
     if config["is_shut"]:

@@ -30,6 +30,7 @@ RUNS_AGAIN: Final = {"during the handler", "before the end is on record"}
 #: How often each is tried; ``tox -e survival`` asks for 50.
 TIMES: Final = int(os.environ.get("SURVIVAL_TIMES", "2"))
 MESSAGES: Final = 8
+MORE_THAN_A_TTL: Final = 25 * 3600.0
 RELAY_POINTS: Final = ("a relayed frame is read", "a relayed frame is forwarded")
 
 
@@ -52,6 +53,7 @@ class Mortals:
         first: int = 0,
         last: int = 0,
         is_shut: bool = False,
+        clock: float = 0.0,
     ) -> Process:
         """``is_shut``: nobody can dial it, and it sends one message after the other.  Of
         several relays only one dies."""
@@ -60,6 +62,7 @@ class Mortals:
             "data": str(self._home / role) if role != "relay" else None,
             "claim": str(self._home / "claim") if role == "relay" else None,
             "first": first, "last": last, "is_shut": is_shut, "one_by_one": is_shut,
+            "clock": clock,
         }  # fmt: skip
         command = (sys.executable, str(Path(__file__).with_name("mortal.py")), json.dumps(config))
         return self._stack.enter_context(Process(command, home=self._home))
@@ -133,3 +136,22 @@ def test_what_was_stored_is_handled_once_and_in_order_when_its_relay_is_killed(
     assert carried[-1] != dead.pid
     runs = mortals.noted("ran")
     assert [(each["ran"], each["attempt"]) for each in runs] == [(n, 1) for n in range(MESSAGES)]
+
+
+@pytest.mark.parametrize("jump", [MORE_THAN_A_TTL, -MORE_THAN_A_TTL])
+def test_clocks_that_jump_over_a_day_expire_nothing_that_waits(
+    mortals: Mortals, jump: float
+) -> None:
+    """While the receiver is away; then each has another process, under another clock."""
+    receiver = mortals.start("receiver", point="during the handler")
+    sender = mortals.start("sender", last=MESSAGES, clock=-jump)
+    receiver.wait()
+    eventually(lambda: len(mortals.noted("safe")) == MESSAGES, "all is safe")
+    sender.signal(signal.SIGUSR1)
+    eventually(lambda: bool(mortals.noted("jumped")), "the clock has jumped")
+    sender.kill()
+    mortals.start("sender", clock=-jump)
+    mortals.start("receiver", clock=jump)
+    eventually(lambda: len(mortals.noted("ran")) == MESSAGES + 1, "all is handled")
+    runs = [(each["ran"], each["attempt"]) for each in mortals.noted("ran")]
+    assert runs == [(0, 1), (0, 2), *((number, 1) for number in range(1, MESSAGES))]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import pytest
 
 from p2pmesh.protocol.stamps import CLOCKS_SET_AFTER
-from p2pmesh.protocol.types import LeaderChanged, MemberFailed
+from p2pmesh.protocol.types import LeaderChanged, MemberFailed, MessageArrived, MessageMoved
+from p2pmesh.testing import SimNode
 from p2pmesh.testing.node import BEGINNING
 from tests.protocol.conftest import Simulate
 from tests.protocol.invariants import Watch
 
-YEAR = 365 * 86_400_000
+DAY = 86_400_000
+YEAR = 365 * DAY
 CLOCKS = {
     "ten years ahead": 10 * YEAR,
     "ten years behind": -10 * YEAR,
     "at 1970": -BEGINNING,
-    "a day ahead": 86_400_000,
-    "a day behind": -86_400_000,
+    "a day ahead": DAY,
+    "a day behind": -DAY,
     "in 2038": 2_147_483_648_000 - BEGINNING,
     "before 1970": -BEGINNING - YEAR,
 }
@@ -166,3 +168,51 @@ def test_all_clocks_wrong_in_another_way(simulate: Simulate) -> None:
         net.run(0.5)
     watch.assert_settles()
     watch.assert_no_joiner_is_older()
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_a_jump_of_a_day_expires_no_message_before_its_time_nor_keeps_one_beyond_it(
+    simulate: Simulate, jump: int
+) -> None:
+    """Neither where it waits for its recipient, nor in a mailbox, nor on a disk between two
+    processes under different clocks."""
+    net = simulate(3, persistent=True)
+    sender, receiver, _ = net.nodes
+
+    def send(payload: bytes, ttl: float) -> str:
+        return net.command(
+            sender, "send", source=sender.instance_id, target=receiver.instance_id, named=False,
+            type="Notification", payload=payload, ttl=ttl, correlation_id=None,
+        )  # fmt: skip
+
+    in_mailbox = send(b"in its mailbox", 600.0)
+    net.run_until(lambda: moves(sender, in_mailbox) == ["stored"], within=5)
+    net.kill(receiver)
+    net.run_until(lambda: sender.state_of(receiver) == "failed", within=5)
+    queued, short = send(b"queued", 600.0), send(b"in vain", 100.0)
+    began = net.clock.now
+    net.set_wall(sender, jump)
+    net.run(50.0)
+    assert moves(sender, queued) == moves(sender, short) == []
+    net.kill(sender)
+    net.set_wall(sender, -jump)
+    net.start(sender)
+    net.run_until(lambda: moves(sender, short) == ["expired"], within=51)
+    assert net.clock.now - began >= 99.0
+    net.set_wall(receiver, jump)
+    net.start(receiver)
+    net.run_until(lambda: moves(sender, queued) == ["stored"], within=20)
+    net.set_wall(receiver, -jump)
+    net.run(400.0)
+    arrived = [each for each in receiver.outcomes if isinstance(each, MessageArrived)]
+    assert [each.envelope.payload for each in arrived] == [b"in its mailbox", b"queued"]
+    for each in arrived:
+        receiver.input("message_completed", each.envelope.message_id, True)
+    net.run(5.0)
+    assert moves(sender, in_mailbox)[-1] == moves(sender, queued)[-1] == "done"
+
+
+def moves(node: SimNode, message_id: str) -> list[str]:
+    """The states that a message was told to have, in this run of its sender."""
+    moved = [each for each in node.outcomes if isinstance(each, MessageMoved)]
+    return [each.state for each in moved if each.message_id == message_id]
