@@ -48,7 +48,7 @@ def digest(view: View, theirs: wire.Buckets) -> wire.Digest | None:
     if not mask:
         return None
     held = bytearray()
-    for _, claim in view.claims():
+    for _, claim in view.told():
         if mask >> bucket_of(claim.subject) & 1:
             held += claim.subject.to_bytes(_HASH) + claim.version_hash.to_bytes(_HASH)
     return wire.Digest(mask, bytes(held))
@@ -66,7 +66,7 @@ def compare(view: View, theirs: wire.Digest, now: float) -> tuple[list[bytes], w
         pair = theirs.held[at : at + 2 * _HASH]
         held[int.from_bytes(pair[:_HASH])] = int.from_bytes(pair[_HASH:])
     items: list[bytes] = []
-    for key, claim in view.claims():
+    for key, claim in view.told():
         if not theirs.mask >> bucket_of(claim.subject) & 1:
             continue
         version = held.get(claim.subject)
@@ -78,6 +78,20 @@ def compare(view: View, theirs: wire.Digest, now: float) -> tuple[list[bytes], w
     return items, wire.Want(wanted) if wanted else None
 
 
+def confirm(view: View, theirs: wire.Digest) -> None:
+    """What a peer holds as I do is hearsay no more; neither is what lies in buckets that
+    do not differ."""
+    held = {
+        (theirs.held[at : at + _HASH], theirs.held[at + _HASH : at + 2 * _HASH])
+        for at in range(0, len(theirs.held) - 2 * _HASH + 1, 2 * _HASH)
+    }
+    for key in tuple(view.hearsay):
+        claim = view.nodes[key] if isinstance(key, bytes) else view.guests[key]
+        version = claim.subject.to_bytes(_HASH), claim.version_hash.to_bytes(_HASH)
+        if version in held or not theirs.mask >> bucket_of(claim.subject) & 1:
+            view.hearsay.discard(key)
+
+
 def offers(view: View, want: wire.Want, now: float) -> Iterator[wire.Offer]:
     """The answer to a Want; everything, as a snapshot, when it names nothing."""
     snapshot = not want.subjects
@@ -86,7 +100,7 @@ def offers(view: View, want: wire.Want, now: float) -> Iterator[wire.Offer]:
     }
     items = [
         view.item(key, claim, now)
-        for key, claim in view.claims()
+        for key, claim in view.told()
         if snapshot or claim.subject in subjects
     ]
     groups = list(pack(items))

@@ -104,6 +104,8 @@ class View:
         self.highest_epoch = 0
         self.claimant = 0  # the mark of who claimed it; 0: not known
         self.alive_count = 0
+        #: Whose claims were held when this process slept, and nobody has said since.
+        self.hearsay: set[NodeId | str] = set()
         self._ended: dict[NodeId | str, float] = {}  # nodes that left, guests that ended
         self._hash: bytes | None = None
         self._leader: SignedRecord | None = None
@@ -188,6 +190,7 @@ class View:
             self._toggle(held)
         self._toggle(offered)
         self.guests[guest] = offered
+        self.hearsay.discard(guest)
         self._ended.pop(guest, None)
         self._follow(guest, offered.entry, now - age)
         self.highest = max(self.highest, offered.entry.life)
@@ -202,16 +205,28 @@ class View:
             return
         self._toggle(held)
         self._ended.pop(node, None)
+        self.hearsay.discard(node)
         self.alive_count -= held.is_alive
         self._changed(held, None)
         for guest in [g for g, claim in self.guests.items() if claim.entry.home == node]:
-            self._forget_guest(guest)
+            self.forget_guest(guest)
+
+    def forget_guest(self, guest: str) -> None:
+        self._toggle(self.guests.pop(guest))
+        self._ended.pop(guest, None)
+        self.hearsay.discard(guest)
+
+    def doubt(self, me: NodeId) -> None:
+        """Nobody knows for how long this process slept: who lived then may be gone, and
+        forgotten by all others.  Only my own word is more than hearsay."""
+        self.hearsay.update(held.id for held in self.all_alive() if held.id != me)
+        self.hearsay.update(guest for guest, claim in self.guests.items() if claim.entry.home != me)
 
     def expire(self, now: float) -> None:
         """Forget what ended 24 hours ago."""
         old = now - timing.TOMBSTONE_TTL
         for guest in [g for g in self.guests if self._ended.get(g, now) <= old]:
-            self._forget_guest(guest)
+            self.forget_guest(guest)
         if len(self.nodes) > self.alive_count:
             for node in [n for n, ended_at in self._all_ended() if ended_at <= old]:
                 self.forget(node)
@@ -261,6 +276,12 @@ class View:
         yield from self.nodes.items()
         yield from self.guests.items()
 
+    def told(self) -> Iterator[tuple[NodeId | str, Claim]]:
+        """What others may have from me: all but hearsay."""
+        if not self.hearsay:
+            return self.claims()
+        return ((key, claim) for key, claim in self.claims() if key not in self.hearsay)
+
     def item(self, key: NodeId | str, claim: Claim, now: float) -> bytes:
         """A claim that is held, as a news item with its age."""
         if isinstance(claim, Tombstone):
@@ -283,6 +304,7 @@ class View:
         self._toggle(made)
         self.alive_count += made.is_alive
         self.nodes[node] = made
+        self.hearsay.discard(node)
         self._changed(held, made)
         if made.version.state is not State.LEFT:
             self._ended.pop(node, None)
@@ -335,12 +357,8 @@ class View:
         ended = [(at, guest) for guest in self.guests if (at := self._ended.get(guest)) is not None]
         if not ended or min(ended)[0] >= ended_at:
             return False
-        self._forget_guest(min(ended)[1])
+        self.forget_guest(min(ended)[1])
         return True
-
-    def _forget_guest(self, guest: str) -> None:
-        self._toggle(self.guests.pop(guest))
-        self._ended.pop(guest, None)
 
     def _toggle(self, claim: Claim) -> None:
         self.buckets[bucket_of(claim.subject)] ^= claim.version_hash

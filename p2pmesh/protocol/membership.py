@@ -8,6 +8,8 @@ record at or below a tombstone is answered with it, so that its owner can refute
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from p2pmesh.protocol import gossip, limits, timing, wire
@@ -19,6 +21,9 @@ from p2pmesh.protocol.news import Urgency, pack
 from p2pmesh.protocol.records import RecordError, SignedRecord
 from p2pmesh.protocol.stamps import is_clock_set
 from p2pmesh.protocol.types import GuestEntry, NodeId, State
+
+#: What a peer knows better than I follows its digest within this time.
+_OFFERED_WITHIN: Final = 0.5
 
 
 class Membership:
@@ -49,6 +54,7 @@ class Membership:
         record = signed.record
         if record.life is None:
             return
+        core.view.hearsay.discard(signed.id)
         if signed.id == core.me:
             if signed is not core.record:
                 self.own_seen.append(signed)
@@ -138,15 +144,18 @@ class Membership:
         learn meanwhile leaves the difference as it is; one that changes is the flood,
         on its way."""
         core = self._core
+        if link.peer is not None:
+            core.view.hearsay.discard(link.peer)
         mine = core.view.hash()
         if view_hash == mine:
             link.differing_beats, link.difference = 0, 0
+            core.view.hearsay.clear()
             return
         before = link.difference
         link.difference = int.from_bytes(mine) ^ int.from_bytes(view_hash)
         link.differing_beats += 1
         is_gap = link.difference == before or link.differing_beats >= timing.REPAIR_AFTER_BEATS
-        if is_gap or link.is_strangers:
+        if is_gap or link.is_strangers or core.view.hearsay:
             link.is_strangers = False
             self._pull(link)
 
@@ -175,6 +184,9 @@ class Membership:
 
     def digest(self, link: Link, theirs: wire.Digest) -> None:
         core = self._core
+        if core.view.hearsay:
+            gossip.confirm(core.view, theirs)
+            core.timers.set_earlier("doubt", None, core.at.now + _OFFERED_WITHIN)
         items, want = gossip.compare(core.view, theirs, core.at.now)
         for group in pack(items):
             core.tell(link, wire.Offer(group))
@@ -197,6 +209,14 @@ class Membership:
             return True
         self._core.count("repair_too_often")
         return False
+
+    def drop_doubtful_guests(self) -> None:
+        """Nobody said again that these are registered: their homes would have."""
+        core = self._core
+        for guest in [key for key in core.view.hearsay if isinstance(key, str)]:
+            before = core.view.guests[guest]
+            core.view.forget_guest(guest)
+            core.changes.append(Changed(guest, Change.LEFT, before))
 
     def offered(self, link: Link) -> None:
         """An offer of this peer was taken in: the next pull may go elsewhere."""

@@ -823,6 +823,9 @@ class Mesh:
                 self._look()
             case "hearsay", _:
                 self._wake()
+            case "doubt", _:
+                self._membership.drop_doubtful_guests()
+                monitoring.doubt()
             case "word", _:
                 self._word.tell()
             case "leave", _:
@@ -852,7 +855,8 @@ class Mesh:
     def _notice_gap(self, at: Instant) -> None:
         """Timers run every heartbeat: a larger gap means that this process did not.
         After a short one nobody is accused for a while.  After one in which others
-        may have buried me, leadership is dropped until the view is confirmed."""
+        may have buried me, leadership is dropped until a peer is heard, and nothing of
+        the view is told until others confirm it."""
         gap = at.now - self._ticked_at
         self._ticked_at = at.now
         interval = timing.PRESETS[self._core.config.preset].heartbeat_interval
@@ -860,7 +864,9 @@ class Mesh:
             self._monitoring.lagged()
         if gap > _SLEEP_AFTER and self._core.life is not None:
             self._leading.suspend()
+            self._core.view.doubt(self._core.me)
             self._core.timers.set("hearsay", None, at.now + timing.HEARSAY_LATEST)
+            self._core.timers.set("doubt", None, at.now + timing.HEARSAY_LATEST)
             self._monitoring.slept()
 
     def _wake(self) -> None:

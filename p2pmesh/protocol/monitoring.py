@@ -323,6 +323,16 @@ class Monitoring:
         self._sweep_size = min(2 * self._sweep_size, _SWEEP_MAX)
         core.timers.set("sweep", None, core.at.now + timing.DIAL_TIMEOUT)
 
+    def doubt(self) -> None:
+        """Ask the kernels of those whom nobody has named since this process slept."""
+        core = self._core
+        for peer in sorted(key for key in core.view.hearsay if isinstance(key, bytes)):
+            is_asked = peer in self.detector.cases or peer in self._questions.suspicions.open
+            if not is_asked and len(self.detector.cases) < _SWEEP_MAX:
+                self._investigate(peer, heard_at=core.at.now)
+        if core.view.hearsay:
+            core.timers.set("doubt", None, core.at.now + timing.DIAL_TIMEOUT)
+
     # --- settling ----------------------------------------------------------------------
 
     def settle(self, changes: Iterable[Changed]) -> None:

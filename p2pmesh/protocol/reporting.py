@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from p2pmesh.protocol.core import Changed
 from p2pmesh.protocol.members import Change, Claim, Tombstone, View
 from p2pmesh.protocol.records import Record, SignedEntry, SignedRecord
@@ -39,7 +41,9 @@ def event_of(changed: Changed, view: View, me: NodeId) -> Event | None:
     if isinstance(changed.key, str):
         held = view.guests.get(changed.key)
         before = changed.before.entry if isinstance(changed.before, SignedEntry) else None
-        return None if held is None else _guest_event(held.entry, before)
+        if held is None:
+            return None if before is None else _guest_event(_gone(before), before)
+        return _guest_event(held.entry, before)
     return None if changed.key == me else _node_event(changed, view.nodes.get(changed.key))
 
 
@@ -97,6 +101,11 @@ def _guest_event(entry: GuestEntry, before: GuestEntry | None) -> Event | None:
             return MemberLeft(**fields)
         return MemberFailed(**fields, evidence=Evidence.UNREACHABLE, accusers=())
     return None
+
+
+def _gone(entry: GuestEntry) -> GuestEntry:
+    """Of a guest that is forgotten: all others know that it left, and when."""
+    return msgspec.structs.replace(entry, state=State.LEFT)
 
 
 def _visible(entry: GuestEntry) -> tuple[object, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from p2pmesh.errors import NotAuthoritative
@@ -14,12 +16,17 @@ from p2pmesh.protocol.types import (
     Evidence,
     Joined,
     LeaderStalled,
+    MemberFailed,
+    MemberJoined,
+    MemberLeft,
     MemberRecovered,
     MemberStalled,
     MemberSuspected,
 )
 from tests.protocol.conftest import Simulate
 from tests.protocol.invariants import Watch
+
+GUEST: dict[str, Any] = {"hostname": "h", "port": 1, "capabilities": (), "profiles": ()}
 
 # --- stopped --------------------------------------------------------------------------
 
@@ -203,6 +210,52 @@ def test_a_machine_that_wakes_offers_nothing_of_what_it_believed(simulate: Simul
     watch.assert_nobody_resurrected()
     assert sleeper.state_of(dead) == "failed"
     assert sleeper.state_of(left) == "left"
+
+
+def test_who_slept_until_the_dead_were_forgotten_does_not_bring_them_back(
+    simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has a tombstone any more to answer it with: what it held is hearsay."""
+    monkeypatch.setattr(timing, "TOMBSTONE_TTL", 30.0)
+    net = simulate(6)
+    sleeper, dead, left, home = net.nodes[1:5]
+    net.command(home, "register", instance_id="g", **GUEST)
+    net.run(1.0)
+    assert {m.instance_id for m in sleeper.members("alive")} >= {"g"}
+    net.sleep(sleeper)
+    net.run(10.0)
+    net.kill(dead)
+    net.leave(left)
+    net.command(home, "deregister", instance_id="g")
+    net.run(60.0)
+    watch = Watch(net)
+    net.wake(sleeper)
+    watch.assert_settles()
+    others = [node for node in net.running() if node is not sleeper]
+    joined = {t.event.instance_id for t in watch.events(MemberJoined, nodes=others)}
+    assert joined == {sleeper.instance_id}
+    assert {m.instance_id for m in sleeper.members("alive")} == {
+        node.instance_id for node in net.running()
+    }
+    ended = {t.event.instance_id for t in watch.events(MemberFailed, MemberLeft, nodes=[sleeper])}
+    assert ended == {dead.instance_id, left.instance_id, "g"}
+
+
+def test_who_alone_knows_a_living_member_keeps_it_through_a_sleep(
+    simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others forgot a member that they cannot reach: a dial finds it alive."""
+    monkeypatch.setattr(timing, "TOMBSTONE_TTL", 10.0)
+    net = simulate(4)
+    sleeper, far = net.nodes[1:3]
+    others = [net.nodes[0], net.nodes[3]]
+    for node in others:
+        net.cut(node, far)
+    net.sleep(sleeper)
+    net.run_until(lambda: all(node.state_of(far) is None for node in others), within=40.0)
+    net.wake(sleeper)
+    net.run_until(lambda: all(node.state_of(far) == "alive" for node in others), within=10.0)
+    assert sleeper.state_of(far) == "alive"
 
 
 def test_a_machine_that_wakes_dials_those_whom_it_had_given_up(simulate: Simulate) -> None:
