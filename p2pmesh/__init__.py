@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         StoreFull,
         UnknownTarget,
     )
-    from p2pmesh.messages import AgentMessage
+    from p2pmesh.messages import AgentMessage, DeadLetter
     from p2pmesh.node import Node
     from p2pmesh.partstream import PartStream
     from p2pmesh.protocol.types import Event, Member, Token
@@ -37,6 +37,7 @@ _HOMES = {
     "Node": "p2pmesh.node",
     "AgentMessage": "p2pmesh.messages",
     "Broadcast": "p2pmesh.delivery",
+    "DeadLetter": "p2pmesh.messages",
     "Delivery": "p2pmesh.delivery",
     "PartStream": "p2pmesh.partstream",
     "Event": "p2pmesh.protocol.types",
@@ -62,6 +63,7 @@ __all__ = [
     "AmbiguousTarget",
     "Broadcast",
     "ConfigError",
+    "DeadLetter",
     "Delivery",
     "Event",
     "IdentityConflict",

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 from p2pmesh.errors import ConfigError, PeerUnreachable, QueueFull
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
 from p2pmesh.lag import Lag
-from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, is_json, message_of
+from p2pmesh.messages import (
+    AgentMessage,
+    DeadLetter,
+    UnreadablePayload,
+    encode,
+    is_json,
+    message_of,
+)
 from p2pmesh.protocol.limits import ENTRY_MAX
 from p2pmesh.protocol.timing import FORWARD_TIMEOUT, MESSAGE_TTL, UNKNOWN_TARGET_WAIT
 from p2pmesh.protocol.types import (
@@ -236,6 +243,19 @@ class NodeBackend:
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         return self._running.exchange.recipients(message_id)
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        return self._running.exchange.dead_letters()
+
+    async def retry_dead_letter(self, message_id: str, recipient: str | None) -> bool:
+        exchange = self._running.exchange
+        deliveries = exchange.retry(message_id, recipient)
+        for delivery in deliveries:
+            await exchange.until_kept(delivery)
+        return bool(deliveries)
+
+    def drop_dead_letter(self, message_id: str, recipient: str | None) -> bool:
+        return self._running.exchange.drop_dead_letters(message_id, recipient) > 0
 
     async def ask(
         self,

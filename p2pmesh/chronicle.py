@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from p2pmesh.events import EventHub
-from p2pmesh.messages import UnreadablePayload, decode, is_json
+from p2pmesh.messages import small_json
 from p2pmesh.protocol.types import (
     DoubleIdentity,
     Envelope,
@@ -31,8 +31,6 @@ from p2pmesh.protocol.types import (
 
 log = logging.getLogger("p2pmesh")
 
-#: A message event tells the payload of a message no larger than this, encoded.
-PAYLOAD_MAX: Final = 4096
 #: What to do about a rejected peer.
 _ADVICE: Final = {"other key": " (it has another key, or none: give both the same --key-file)"}
 
@@ -115,7 +113,7 @@ class Chronicle:
                 message_id=envelope.message_id,
                 source=envelope.source,
                 type=envelope.type,
-                payload=_small_payload(envelope),
+                payload=small_json(envelope.payload),
             )
         )
 
@@ -132,13 +130,3 @@ class Chronicle:
                 self._events.publish(
                     MessageDead(message_id=message_id, recipient=recipient, reason=action.reason)
                 )
-
-
-def _small_payload(envelope: Envelope) -> Any:
-    if len(envelope.payload) > PAYLOAD_MAX:
-        return None
-    try:
-        payload = decode(envelope.payload)
-    except UnreadablePayload:
-        return None
-    return payload if is_json(payload) else None

@@ -236,6 +236,15 @@ class Settings:
         metavar="S", read=read_seconds, default=30.0, toml=(int, float), shown="30",
     )  # fmt: skip
 
+    # dead-letters
+    retry: str | None = _setting(
+        "retry", "send this dead letter again, or all", "dead-letters",
+        metavar="ID", read=read_text,
+    )  # fmt: skip
+    drop: str | None = _setting(
+        "drop", "drop this dead letter, or all", "dead-letters", metavar="ID", read=read_text,
+    )  # fmt: skip
+
     # demo
     agents: int = _setting(
         "agents", "number of agents", "demo",

@@ -4,7 +4,7 @@ The core reports where each copy is (``MessageMoved``) and what it could not acc
 after all (``SendRefused``); this file turns that into something to await.
 
     queued ──► stored ──► done
-       └──────────┴─────► expired · dead · refused
+       └──────────┴─────► expired · refused · dead ──► queued, when it is sent again
 
 Handles are kept weakly: who drops one asks no more, and pays no more.
 """
@@ -12,7 +12,7 @@ Handles are kept weakly: who drops one asks no more, and pays no more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -82,6 +82,10 @@ class Delivery(Watched):
         why = f" ({self.reason})" if self.reason else ""
         return f"<Delivery {self.message_id} to {self.target!r}: {self.state}{why}>"
 
+    async def kept(self) -> None:
+        """Until it is on this node's disk, or has gone further."""
+        await self.until(lambda: self.is_kept or self.state != "queued")
+
     async def stored(self) -> None:
         """Until a second node has it, or it is done.
 
@@ -115,6 +119,13 @@ class Delivery(Watched):
     def moved(self, action: MessageMoved) -> None:
         self.state = action.state
         self.reason = action.reason
+        self.changed()
+
+    def goes_again(self) -> None:
+        """It was dead, and is sent again."""
+        self.state = "queued"
+        self.is_kept = False
+        self.reason = ""
         self.changed()
 
     def refused(self, error: MeshError) -> None:
@@ -183,16 +194,42 @@ class Deliveries:
 
     def __init__(self) -> None:
         self._handles: WeakValueDictionary[str, Delivery | Broadcast] = WeakValueDictionary()
+        #: Single copies of broadcasts that go again, by message and recipient.
+        self._copies: WeakValueDictionary[tuple[str, str], Delivery] = WeakValueDictionary()
 
     def add(self, handle: Delivery | Broadcast) -> None:
         self._handles[handle.message_id] = handle
 
+    def again(self, message_id: str, target: str, *, is_copy: bool) -> Delivery:
+        """The handle on a dead letter that is sent again: its sender's, if that is still
+        held.  ``is_copy``: of a broadcast, for this recipient."""
+        known = self._handles.get(message_id)
+        if is_copy:
+            delivery = self._copies.get((message_id, target)) or Delivery(message_id, target)
+            self._copies[message_id, target] = delivery
+        elif isinstance(known, Delivery):
+            delivery = known
+        else:
+            delivery = self._handles[message_id] = Delivery(message_id, target)
+        delivery.goes_again()
+        return delivery
+
+    def _of(self, message_id: str) -> Iterator[Delivery | Broadcast]:
+        """All handles on one message."""
+        if (handle := self._handles.get(message_id)) is not None:
+            yield handle
+        if self._copies:
+            copies = list(self._copies.values())
+            yield from (copy for copy in copies if copy.message_id == message_id)
+
     def moved(self, action: MessageMoved) -> None:
         if (handle := self._handles.get(action.message_id)) is not None:
             handle.moved(action)
+        if (copy := self._copies.get((action.message_id, action.recipient))) is not None:
+            copy.moved(action)
 
     def kept(self, message_id: str) -> None:
-        if (handle := self._handles.get(message_id)) is not None:
+        for handle in self._of(message_id):
             handle.is_kept = True
             handle.changed()
 
@@ -205,19 +242,22 @@ class Deliveries:
 
     def membership_changed(self) -> None:
         """Somebody may be away now: whoever waits looks again."""
-        for handle in tuple(self._handles.values()):
+        for handle in self._all():
             handle.changed()
 
     def node_ended(self, error: MeshError) -> tuple[Delivery, ...]:
         """The node is gone: what is not over here is nobody's to follow any more.
         Returns those deliveries of which there is no copy; who waits on one gets
         ``error``."""
-        open_ones = [h for h in tuple(self._handles.values()) if isinstance(h, Delivery)]
+        open_ones = [h for h in self._all() if isinstance(h, Delivery)]
         unfinished = tuple(h for h in open_ones if h.state == "queued" and not h.is_kept)
         for handle in open_ones:
             if not handle.is_over:
                 handle.refused(error)
         return unfinished
+
+    def _all(self) -> tuple[Delivery | Broadcast, ...]:
+        return (*self._handles.values(), *self._copies.values())
 
 
 def error_of(code: str, detail: str, target: str, timeout: float | None = None) -> MeshError:

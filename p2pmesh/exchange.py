@@ -20,9 +20,18 @@ import msgspec
 from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
 from p2pmesh.driver import Driver
 from p2pmesh.errors import ConfigError, MeshError, NotStarted
-from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of, refuse_unless_json
+from p2pmesh.messages import (
+    AgentMessage,
+    DeadLetter,
+    UnreadablePayload,
+    dead_letter_of,
+    encode,
+    message_of,
+    refuse_unless_json,
+)
 from p2pmesh.partstream import PartStream
 from p2pmesh.protocol.limits import CORRELATION_MAX, INSTANCE_ID_MAX, TYPE_MAX
+from p2pmesh.protocol.timing import MESSAGE_TTL
 from p2pmesh.protocol.types import (
     CallEnded,
     Instance,
@@ -132,10 +141,10 @@ class Exchange:
         self._deliveries.add(broadcast)
         return broadcast
 
-    async def until_kept(self, broadcast: Broadcast) -> None:
-        """Until a broadcast is on disk, where there is one.  Raises StoreFull."""
+    async def until_kept(self, sent: Broadcast | Delivery) -> None:
+        """Until it is on disk, where there is one.  Raises StoreFull for a broadcast."""
         if self._is_durable:
-            await broadcast.kept()
+            await sent.kept()
 
     def _is_safe(self, delivery: Delivery) -> bool:
         return delivery.is_kept if self._is_durable else self._is_kept_here(delivery)
@@ -180,6 +189,30 @@ class Exchange:
         if is_local or instance.state not in _LIVE:
             return "only here: its recipient is " + ("here too" if is_local else "away")
         return ""
+
+    # --- dead letters ---------------------------------------------------------------
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """The oldest first."""
+        return tuple(map(dead_letter_of, self._driver.core.dead_letters()))
+
+    def retry(self, message_id: str, recipient: str | None = None) -> tuple[Delivery, ...]:
+        """Send a dead letter again, with a new time to live: all of its recipients, or
+        one; a delivery for each that it goes to.  Raises UnknownTarget, QueueFull,
+        StoreFull, NotStarted."""
+        self._refuse_if_ended()
+        gone = self._driver.command(self._driver.core.retry, message_id, recipient, ttl=MESSAGE_TTL)
+        return tuple(
+            self._deliveries.again(
+                message_id, copy.name or copy.recipient, is_copy=copy.envelope.target is None
+            )
+            for copy in gone
+        )
+
+    def drop_dead_letters(self, message_id: str, recipient: str | None = None) -> int:
+        """How many there were.  Raises NotStarted."""
+        self._refuse_if_ended()
+        return self._driver.command(self._driver.core.drop_dead_letters, message_id, recipient)
 
     # --- requests ---------------------------------------------------------------------
 
@@ -332,8 +365,7 @@ class Exchange:
         self, target: str | None, type: str, correlation_id: str | None, lasts: float, what: str
     ) -> None:
         """Raise ConfigError for what no message can have."""
-        if self._driver.is_stopped:
-            raise NotStarted("this node does not run: enter it with 'async with', or make another")
+        self._refuse_if_ended()
         if target is not None and not 1 <= _size("target", target) <= INSTANCE_ID_MAX:
             raise ConfigError(f"target {target!r:.80}: give the id or name of an instance")
         if _size("type", type) > TYPE_MAX:
@@ -342,6 +374,10 @@ class Exchange:
             raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} bytes are carried")
         if isinstance(lasts, bool) or not isinstance(lasts, int | float) or not lasts > 0:
             raise ConfigError(f"{what} {lasts!r}: give seconds above 0")
+
+    def _refuse_if_ended(self) -> None:
+        if self._driver.is_stopped:
+            raise NotStarted("this node does not run: enter it with 'async with', or make another")
 
 
 def _size(argument: str, text: str) -> int:

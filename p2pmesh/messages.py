@@ -22,8 +22,10 @@ import msgpack
 
 from p2pmesh.errors import MessageTooLarge
 from p2pmesh.protocol.limits import GUEST_PAYLOAD_MAX, PAYLOAD_MAX
-from p2pmesh.protocol.types import Envelope, NodeId
+from p2pmesh.protocol.types import DeadCopy, Envelope, NodeId
 
+#: Encoded payloads up to this size are shown to those who look on.
+SHOWN_MAX: Final = 4096
 NESTING_MAX: Final = 124  # strict JSON readers stop at 128, and the list around it counts
 #: JSON is at most so many times as long as MessagePack: a control character is one
 #: byte here and ``\\u0000`` there, a string's quotes and comma add three to one.
@@ -90,6 +92,54 @@ def message_of(
         via=via.hex() if via is not None else "",
         attempt=attempt,
         _acknowledge=acknowledge,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that this node accepted and that ended dead at its recipient."""
+
+    message_id: str
+    source_instance: str
+    recipient: str  # its instance id; of what never had one, the name it was sent to
+    name: str | None  # it was sent to this name
+    message_type: str
+    correlation_id: str | None
+    created_at: int  # unix microseconds
+    died_at: int  # unix microseconds
+    reason: str
+    attempts: int  # how often it was put on the wire
+    _content: bytes = field(repr=False)
+
+    @property
+    def payload(self) -> Any:
+        return decode(self._content)
+
+    @property
+    def payload_bytes(self) -> int:
+        """How large the payload is, encoded."""
+        return len(self._content)
+
+    @property
+    def small_payload(self) -> Any:
+        """None where it is large, or none that JSON has."""
+        return small_json(self._content)
+
+
+def dead_letter_of(copy: DeadCopy) -> DeadLetter:
+    envelope = copy.envelope
+    return DeadLetter(
+        message_id=envelope.message_id,
+        source_instance=envelope.source,
+        recipient=copy.recipient,
+        name=copy.name,
+        message_type=envelope.type,
+        correlation_id=envelope.correlation_id,
+        created_at=envelope.created_at,
+        died_at=copy.died_at,
+        reason=copy.reason,
+        attempts=copy.attempts,
+        _content=envelope.payload,
     )
 
 
@@ -164,6 +214,18 @@ def is_json(payload: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def small_json(data: bytes) -> Any:
+    """An encoded payload for those who look on; None where it is large, or none that
+    JSON has."""
+    if len(data) > SHOWN_MAX:
+        return None
+    try:
+        payload = decode(data)
+    except UnreadablePayload:
+        return None
+    return payload if is_json(payload) else None
 
 
 # --- naming the part that is wrong -------------------------------------------

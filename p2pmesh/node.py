@@ -20,7 +20,7 @@ from p2pmesh.events import EventHub, EventReader
 from p2pmesh.handlers import Handler, Handlers
 from p2pmesh.http.tokens import Given
 from p2pmesh.leadership import Leadership
-from p2pmesh.messages import AgentMessage
+from p2pmesh.messages import AgentMessage, DeadLetter
 from p2pmesh.nodeconfig import DataHome, Keys, check
 from p2pmesh.partstream import PartStream
 from p2pmesh.protocol.timing import MESSAGE_TTL
@@ -369,6 +369,35 @@ class Node:
         broadcast = run.exchange.broadcast(run.instance_id, payload, type=type, ttl=ttl)
         await run.exchange.until_kept(broadcast)
         return broadcast
+
+    # --- dead letters ---------------------------------------------------------------------
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """What this node accepted and ended dead, the oldest first: the handler of its
+        recipient gave up, it left for good, it had no room for a broadcast.  They are
+        kept for 30 days, 1,000 or 64 MiB of them, on disk where there is a data dir."""
+        return self._running.exchange.dead_letters()
+
+    async def retry_dead_letter(
+        self, message_id: str, recipient: str | None = None
+    ) -> tuple[Delivery, ...]:
+        """Send a dead letter again, under its id, to its recipient, or to who has its
+        name now.  Of a broadcast every dead copy goes, unless ``recipient`` names one.
+
+        Returns a delivery for each copy that goes, once it is on disk where there is
+        one; none: there is no such dead letter.  Raises UnknownTarget (its recipient
+        left for good), QueueFull, StoreFull: then it stays.
+        """
+        exchange = self._running.exchange
+        deliveries = exchange.retry(message_id, recipient)
+        for delivery in deliveries:
+            await exchange.until_kept(delivery)
+        return deliveries
+
+    def drop_dead_letter(self, message_id: str, recipient: str | None = None) -> int:
+        """Nobody wants it any more (of a broadcast: any copy, or that of ``recipient``).
+        Returns how many there were."""
+        return self._running.exchange.drop_dead_letters(message_id, recipient)
 
     # --- waiting ------------------------------------------------------------------------------
 

@@ -84,7 +84,8 @@ EXAMPLES = {
     "http_open": "1", "http_token_file": "/tokens", "data_dir": "/data",
     "key_file": "/key", "require_key": "1", "quorum": "2", "preset": "wifi", "echo": "1",
     "exec": "jq .", "url": "http://127.0.0.1:8077", "discover": "1", "type": "Greeting",
-    "from_": "me", "timeout": "2.5", "agents": "5", "keep": "1",
+    "from_": "me", "timeout": "2.5", "retry": "all", "drop": "all",
+    "agents": "5", "keep": "1",
 }  # fmt: skip
 
 
@@ -261,7 +262,7 @@ def test_data_directories_are_numbered_and_stay_below_the_state_directory() -> N
 def test_every_setting_is_taken_by_some_command_and_has_one_name() -> None:
     names = [option.name for option in OPTIONS.values()]
     assert len(set(names)) == len(names)
-    groups = {ALL, CLIENT, POST, "run", "members", "request", "demo"}
+    groups = {ALL, CLIENT, POST, "run", "members", "request", "demo", "dead-letters"}
     for option in OPTIONS.values():
         assert set(option.commands) <= groups
         assert option.help

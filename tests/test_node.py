@@ -29,6 +29,7 @@ from p2pmesh import (
     RequestTimeout,
     UnknownTarget,
 )
+from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.types import (
     Alone,
     LeaderChanged,
@@ -560,9 +561,10 @@ async def test_one_who_left_for_good_is_no_target_any_more(pair: tuple[Node, Nod
     target = await a.wait_for(name="b")
     await b.leave()
     await until(a, lambda: state_of("b", a) == ["left"])
-    with pytest.raises(UnknownTarget) as caught:
-        await a.send(target, "x")
-    assert target.instance_id not in caught.value.nearest
+    for meant in (target, target.instance_id):
+        with pytest.raises(UnknownTarget, match="has left this mesh for good") as caught:
+            await a.send(meant, "x")
+        assert caught.value.has_left
 
 
 async def test_a_message_to_one_who_is_away_is_queued_and_says_so(
@@ -897,3 +899,111 @@ async def test_a_node_that_is_gone_leaves_nothing_behind(make: Make, meet: Meet)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
     assert len(asyncio.all_tasks()) == 1
+
+
+# --- dead letters -------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handlers that fail are tried again at once."""
+    monkeypatch.setattr(timing, "HANDLER_RETRY", 0.001)
+
+
+def clumsy(node: Node) -> list[Any]:
+    """Its handler of notes fails while there is anything in the list."""
+    faults: list[Any] = ["out of order"]
+
+    @node.on("Note")
+    async def handle(message: AgentMessage) -> None:
+        if faults:
+            raise RuntimeError(faults[0])
+
+    return faults
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_handler_gave_up_is_listed_at_its_sender_and_can_be_sent_again(
+    make: Make, meet: Meet, tmp_path: Path
+) -> None:
+    a, b = make("a", data_dir=tmp_path / "a"), make("b")
+    faults = clumsy(b)
+    await meet(a, b)
+    delivery = await a.send("b", {"page": 7}, type="Note")
+    with pytest.raises(RemoteError, match="out of order"):
+        await delivery.done(HANG)
+    (letter,) = a.dead_letters()
+    assert (letter.message_id, letter.recipient, letter.name) == (
+        delivery.message_id,
+        b.instance_id,
+        "b",
+    )
+    assert (letter.payload, letter.small_payload) == ({"page": 7}, {"page": 7})
+    assert letter.reason == "RuntimeError: out of order"
+    assert 0 <= letter.died_at - letter.created_at < HANG * 1_000_000
+    assert b.dead_letters() == ()
+    faults.clear()
+    assert await a.retry_dead_letter(letter.message_id, "somebody else") == ()
+    (again,) = await a.retry_dead_letter(letter.message_id)
+    assert again is delivery, "who sent it follows it still"
+    await delivery.done(HANG)
+    assert a.dead_letters() == ()
+    assert await a.retry_dead_letter(letter.message_id) == ()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_dead_letter_survives_its_node_and_can_be_dropped(
+    make: Make, meet: Meet, tmp_path: Path
+) -> None:
+    a, b = make("a", data_dir=tmp_path / "a"), make("b")
+    clumsy(b)
+    await meet(a, b)
+    delivery = await a.send("b", "x", type="Note")
+    with pytest.raises(RemoteError):
+        await delivery.done(HANG)
+    before = a.dead_letters()
+    await a.leave()
+    a = make("a", data_dir=tmp_path / "a")
+    await meet(a)
+    assert a.dead_letters() == before
+    assert a.drop_dead_letter(delivery.message_id) == 1
+    assert a.dead_letters() == ()
+    assert a.drop_dead_letter(delivery.message_id) == 0
+
+
+async def test_a_dead_letter_to_one_who_left_for_good_cannot_be_sent_again(
+    pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    target = await a.wait_for(name="b")
+    delivery = a.send_nowait(target, "x", type="Note")
+    await delivery.stored()
+    await b.leave()
+    with pytest.raises(PeerUnreachable):
+        await delivery.done(HANG)
+    assert [letter.reason for letter in a.dead_letters()] == ["left"]
+    with pytest.raises(UnknownTarget, match="has left this mesh for good"):
+        await a.retry_dead_letter(delivery.message_id)
+    assert len(a.dead_letters()) == 1
+
+
+async def test_a_copy_of_a_broadcast_that_goes_again_has_a_delivery_of_its_own(
+    make: Make, meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c = make("a"), make("b"), make("c")
+    await meet(a, b, c)
+    monkeypatch.setattr(limits, "MAILBOX_MESSAGES_MAX", 1)
+    first = await a.send("b", "fills its mailbox", type="Note")
+    cast = await a.broadcast("all", type="Note")
+    await cast.stored(HANG)
+    assert cast.refused == {b.instance_id: "mailbox full"}
+    taken = await asyncio.wait_for(anext(b.messages("Note")), HANG)
+    await taken.ack()
+    await first.done(HANG)
+    (delivery,) = await a.retry_dead_letter(cast.message_id)
+    assert (delivery.target, delivery.message_id) == (b.instance_id, cast.message_id)
+    got = await asyncio.wait_for(anext(b.messages("Note")), HANG)
+    assert got.payload == "all"
+    await got.ack()
+    await delivery.done(HANG)
+    assert cast.refused == {}

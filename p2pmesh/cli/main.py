@@ -29,7 +29,7 @@ from p2pmesh.errors import ConfigError, MeshError
 class Command:
     """One row of the command table."""
 
-    module: str  # in p2pmesh.cli; its function is called like the command
+    module: str  # in p2pmesh.cli; its function is called like the command, - as _
     help: str
     groups: tuple[str, ...] = ()  # of options, beside its own
     positional: tuple[tuple[str, str], ...] = ()  # field, metavar; the payload may be missing
@@ -47,6 +47,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "send": Command("post", "send a message", (CLIENT, POST), (_TARGET, _PAYLOAD)),
     "request": Command("post", "ask, and print the answer", (CLIENT, POST), (_TARGET, _PAYLOAD)),
     "broadcast": Command("post", "send a message to everyone", (CLIENT, POST), (_PAYLOAD,)),
+    "dead-letters": Command(
+        "deadletters", "messages that ended dead: list them, send them again, drop them", (CLIENT,)
+    ),
     "keygen": Command("keys", "make a mesh key"),
     "version": Command("keys", "print the version"),
 }
@@ -100,9 +103,13 @@ def _run(arguments: Sequence[str]) -> int:
         getattr(flags, "target", ""),
         getattr(flags, "payload", None),
     )
-    module = importlib.import_module(f"p2pmesh.cli.{command.module}")
-    function = cast("Callable[[Call], int]", getattr(module, flags.command))
-    return function(call)
+    return function_of(flags.command)(call)
+
+
+def function_of(name: str) -> Callable[[Call], int]:
+    """What does the work of a command."""
+    module = importlib.import_module(f"p2pmesh.cli.{COMMANDS[name].module}")
+    return cast("Callable[[Call], int]", getattr(module, name.replace("-", "_")))
 
 
 # --- the command line ----------------------------------------------------------

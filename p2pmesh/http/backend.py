@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from p2pmesh.lag import Lag
+from p2pmesh.messages import DeadLetter
 from p2pmesh.protocol.types import Event, LeaderInfo, LinkInfo, Load, Member, Recipient
 
 
@@ -140,6 +141,19 @@ class Backend(Protocol):
     async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None: ...
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None: ...
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """What was accepted here and ended dead, the oldest first."""
+        ...
+
+    async def retry_dead_letter(self, message_id: str, recipient: str | None) -> bool:
+        """Send it again; of a broadcast all dead copies, or one.  False: there is none.
+        Raises UnknownTarget: its recipient left for good; QueueFull, StoreFull."""
+        ...
+
+    def drop_dead_letter(self, message_id: str, recipient: str | None) -> bool:
+        """False: there is none."""
+        ...
 
     async def ask(
         self,

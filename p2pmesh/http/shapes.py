@@ -88,6 +88,26 @@ class MessageStates(View, frozen=True, kw_only=True):
     recipients: tuple[Recipient, ...]
 
 
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    message_id: str
+    source_instance: str
+    recipient: str  # of what never had one: the name it was sent to
+    name: str | None  # it was sent to this name
+    message_type: str | dict[str, str]
+    payload: Any  # null where it is larger than 4,096 bytes, or not JSON
+    payload_bytes: int  # MessagePack
+    correlation_id: str | None
+    created_at: str
+    died_at: str
+    reason: str
+    attempts: int
+
+
+class DeadLetters(View, frozen=True, kw_only=True):
+    total: int  # there are so many; these are the oldest
+    dead_letters: tuple[DeadLetter, ...]
+
+
 class Problem(Struct, frozen=True, kw_only=True):
     """What is refused (RFC 9457)."""
 

@@ -18,9 +18,11 @@ from p2pmesh.errors import AmbiguousTarget, UnknownTarget
 from p2pmesh.http import shapes
 from p2pmesh.http.backend import Backend
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
-from p2pmesh.http.codec import Message, MessageType, message_out
+from p2pmesh.http.codec import Message, MessageType, message_out, message_type_out, timestamp
 from p2pmesh.http.registry import SendBody, is_instance_id, sender
 from p2pmesh.http.tokens import Scope
+from p2pmesh.messages import DeadLetter
+from p2pmesh.protocol.limits import DEAD_LETTERS_MAX
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import REQUEST_TIMEOUT_MAX
 
@@ -48,6 +50,23 @@ class MembersQuery(Struct, frozen=True):
         Meta(description="one of alive, suspect, failed, left"),
     ] = ()
     capability: Annotated[tuple[str, ...], Meta(description="a capability")] = ()
+
+
+class DeadLettersQuery(Struct, frozen=True):
+    limit: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=DEAD_LETTERS_MAX,
+            description=f"how many at most, the oldest, 1 to {DEAD_LETTERS_MAX}",
+        ),
+    ] = 100
+
+
+class CopyQuery(Struct, frozen=True):
+    recipient: Annotated[
+        str | None, Meta(description="of a broadcast: the copy for this recipient alone")
+    ] = None
 
 
 class V1:
@@ -113,6 +132,26 @@ class V1:
                 "GET", "/v1/messages/{id}", self.message,
                 summary="Where a message is that this node accepted.",
                 answers={200: shapes.MessageStates},
+                refusals=(404,),
+            ),
+            Route(
+                "GET", "/v1/dead-letters", self.dead_letters,
+                query=DeadLettersQuery,
+                summary="Messages that this node accepted and that ended dead, oldest first.",
+                answers={200: shapes.DeadLetters},
+            ),
+            Route(
+                "POST", "/v1/dead-letters/{id}/retry", self.retry,
+                query=CopyQuery,
+                summary="Send a dead letter again, under its message id.",
+                answers={200: shapes.MessageStates},
+                refusals=(404, 429),
+            ),
+            Route(
+                "DELETE", "/v1/dead-letters/{id}", self.drop,
+                query=CopyQuery,
+                summary="Drop a dead letter.",
+                answers={204: None},
                 refusals=(404,),
             ),
             Route(
@@ -217,6 +256,24 @@ class V1:
             shapes.MessageStates(**self._view(), message_id=message_id, recipients=recipients)
         )
 
+    async def dead_letters(self, call: Call) -> Answer:
+        letters = self._backend.dead_letters()
+        shown = tuple(map(_dead_letter, letters[: call.query.limit]))
+        return json_answer(
+            shapes.DeadLetters(**self._view(), total=len(letters), dead_letters=shown)
+        )
+
+    async def retry(self, call: Call) -> Answer:
+        message_id, recipient = call.parameters["id"], call.query.recipient
+        if not await self._backend.retry_dead_letter(message_id, recipient):
+            raise _no_dead_letter()
+        return await self.message(call)
+
+    async def drop(self, call: Call) -> Answer:
+        if not self._backend.drop_dead_letter(call.parameters["id"], call.query.recipient):
+            raise _no_dead_letter()
+        return Answer(204)
+
     async def request(self, call: Call) -> Answer:
         source, body = sender(call), call.body
         if not is_instance_id(body.target_instance):
@@ -230,6 +287,27 @@ class V1:
             body.correlation_id,
         )
         return Answer(200, message_out(message), JSON)
+
+
+def _dead_letter(letter: DeadLetter) -> shapes.DeadLetter:
+    return shapes.DeadLetter(
+        message_id=letter.message_id,
+        source_instance=letter.source_instance,
+        recipient=letter.recipient,
+        name=letter.name,
+        message_type=message_type_out(letter.message_type),
+        payload=letter.small_payload,
+        payload_bytes=letter.payload_bytes,
+        correlation_id=letter.correlation_id,
+        created_at=timestamp(letter.created_at),
+        died_at=timestamp(letter.died_at),
+        reason=letter.reason,
+        attempts=letter.attempts,
+    )
+
+
+def _no_dead_letter() -> Refusal:
+    return Refusal(404, "this node has no such dead letter: see GET /v1/dead-letters")
 
 
 # --- members -----------------------------------------------------------------

@@ -391,9 +391,9 @@ class Mesh:
 
     def retry(
         self, at: Instant, message_id: str, recipient: str | None = None, *, ttl: float
-    ) -> tuple[str, ...]:
-        """Send a dead letter again: the recipients that it goes to.  Raises StoreFull,
-        and where it goes to none of several QueueFull or UnknownTarget."""
+    ) -> tuple[DeadCopy, ...]:
+        """Send a dead letter again, to one recipient or all: what goes.  Raises
+        StoreFull, and where nothing can go QueueFull or UnknownTarget."""
         self._core.at = at
         gone = self._post.retry(at, message_id, recipient, ttl=ttl)
         self._settle()

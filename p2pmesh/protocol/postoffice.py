@@ -210,17 +210,17 @@ class PostOffice:
 
     def retry(
         self, at: Instant, message_id: str, recipient: str | None = None, *, ttl: float
-    ) -> tuple[str, ...]:
+    ) -> tuple[DeadCopy, ...]:
         """Send a dead letter again, under its message id; of a broadcast the copy for
-        ``recipient``, or all that are dead.  The recipients it goes to: MessageMoved
-        and, where there is a store, MessageKept follow.
+        ``recipient``, or all that are dead.  What goes: MessageMoved and, where there
+        is a store, MessageKept follow.
 
         Raises StoreFull, and where none can go what the first of them met: QueueFull,
         UnknownTarget.
         """
         self._at = at
         self._refuse_if_failing()
-        gone: list[str] = []
+        gone: list[DeadCopy] = []
         failure: MeshError | None = None
         for copy in self._dead.of(message_id, recipient):
             try:
@@ -229,7 +229,7 @@ class PostOffice:
                 failure = failure or error
                 continue
             self._dead.take(copy)
-            gone.append(copy.recipient)
+            gone.append(copy)
             self._ways.effects.append(MessageMoved(message_id, copy.recipient, "queued"))
         if failure is not None and not gone:
             raise failure

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,74 @@ def test_a_payload_that_no_message_carries_is_a_usage_error(
     assert status == 2
     assert said in err
     assert not node.seen
+
+
+# --- dead letters ---------------------------------------------------------------
+
+LETTER = {
+    "message_id": "m-1", "source_instance": "ada-1", "recipient": "bob-1", "name": None,
+    "message_type": {"Custom": "Greeting"}, "payload": 7, "payload_bytes": 1,
+    "correlation_id": None, "created_at": "2025-10-09T08:53:20.000000Z",
+    "died_at": "2025-10-09T08:53:21.000000Z", "reason": "broken\x1b[2J", "attempts": 1,
+}  # fmt: skip
+LISTED = "GET /v1/dead-letters?limit=1000"
+
+
+def dead(node: FakeNode, *message_ids: str) -> None:
+    letters = [LETTER | {"message_id": each} for each in message_ids]
+    node.answers[LISTED] = (200, {"node_id": "aa", "total": 2, "dead_letters": letters})
+
+
+def test_dead_letters_are_a_table_for_people(
+    p2pmesh: Run, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    dead(node)
+    assert p2pmesh("dead-letters") == (0, "no dead letters\n", "")
+    dead(node, "m-1")
+    status, out, _ = p2pmesh("dead-letters")
+    assert status == 0
+    head, row = out.splitlines()
+    assert head.split() == ["ID", "DIED", "FROM", "RECIPIENT", "TYPE", "REASON"]
+    assert row.split() == [
+        "m-1", "2025-10-09", "08:53:21", "ada-1", "bob-1", "Greeting", "broken\\x1b[2J"
+    ]  # fmt: skip
+    assert json.loads(p2pmesh("dead-letters", "--json")[1]) == node.answers[LISTED][1]
+
+
+def test_one_dead_letter_or_all_are_sent_again(p2pmesh: Run, node: FakeNode) -> None:
+    dead(node, "m-1", "m-1", "m-2")
+    again = {"recipients": [{"instance_id": "bob-1", "state": "queued"}]}
+    for message_id in ("m-1", "m-2"):
+        node.answers[f"POST /v1/dead-letters/{message_id}/retry"] = (200, again)
+    assert p2pmesh("dead-letters", "--retry", "m-1") == (
+        0, "m-1  sent again to bob-1 (queued)\n", ""
+    )  # fmt: skip
+    status, out, _ = p2pmesh("dead-letters", "--retry", "all", "--json")
+    assert status == 0
+    lines = list(map(json.loads, out.splitlines()))
+    assert lines == [{"message_id": each} | again for each in ("m-1", "m-2")]
+
+
+def test_what_of_all_cannot_be_sent_again_is_told_at_the_end(p2pmesh: Run, node: FakeNode) -> None:
+    dead(node, "m-1", "m-2")
+    node.answers["POST /v1/dead-letters/m-1/retry"] = (404, {"detail": "'bob-1' has left"})
+    node.answers["POST /v1/dead-letters/m-2/retry"] = (200, {"recipients": []})
+    status, out, err = p2pmesh("dead-letters", "--retry", "all")
+    assert (status, out.split()[0]) == (1, "m-2")
+    assert err == "p2pmesh: 1 of 2 stay: 'bob-1' has left\n"
+
+
+def test_one_dead_letter_or_all_are_dropped(p2pmesh: Run, node: FakeNode) -> None:
+    dead(node, "m-1", "m-2")
+    for message_id in ("m-1", "m-2"):
+        node.answers[f"DELETE /v1/dead-letters/{message_id}"] = (204, b"")
+    assert p2pmesh("dead-letters", "--drop", "m-1") == (0, "m-1  dropped\n", "")
+    assert p2pmesh("dead-letters", "--drop", "all")[1].count("dropped") == 2
+    assert p2pmesh("dead-letters", "--drop", "m-3")[0] == 1
+    status, _, err = p2pmesh("dead-letters", "--drop", "all", "--retry", "all")
+    assert (status, "give one of them" in err) == (2, True)
 
 
 # --- the node's refusals ------------------------------------------------------------

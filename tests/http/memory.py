@@ -28,6 +28,7 @@ from p2pmesh.errors import (
 )
 from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent
 from p2pmesh.lag import Lag
+from p2pmesh.messages import DeadLetter
 from p2pmesh.protocol.types import (
     Event,
     FoundBy,
@@ -67,6 +68,7 @@ class MemoryMesh:
     def __init__(self, nodes: int = 1) -> None:
         self.agents: dict[str, _Agent] = {}  # oldest first
         self.states: dict[str, dict[str, str]] = {}
+        self.dead: dict[str, DeadLetter] = {}  # by message
         self.waiting: dict[str, asyncio.Future[RegistryMessage]] = {}  # by query id
         #: What a node's own agent answers to a request; by instance id.
         self.handlers: dict[str, Callable[[Any], Any]] = {}
@@ -313,6 +315,26 @@ class MemoryNode:
         if states is None:
             return None
         return tuple(Recipient(key, state, 1) for key, state in states.items())  # type: ignore[arg-type]
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        return tuple(self.memory.dead.values())
+
+    async def retry_dead_letter(self, message_id: str, recipient: str | None) -> bool:
+        letter = self.memory.dead.get(message_id)
+        if letter is None or recipient not in (None, letter.recipient):
+            return False
+        if letter.reason == "left":
+            raise UnknownTarget(letter.recipient, has_left=True)
+        del self.memory.dead[message_id]
+        self.memory.states[message_id] = {letter.recipient: "queued"}
+        return True
+
+    def drop_dead_letter(self, message_id: str, recipient: str | None) -> bool:
+        letter = self.memory.dead.get(message_id)
+        if letter is None or recipient not in (None, letter.recipient):
+            return False
+        del self.memory.dead[message_id]
+        return True
 
     async def ask(
         self,

@@ -11,6 +11,7 @@ import pytest
 from p2pmesh import __version__
 from p2pmesh.http.calls import Media, Route
 from p2pmesh.http.openapi import PARAMETERS, describe
+from p2pmesh.messages import DeadLetter
 from tests.http.contract import MESSAGE, fresh, register, send
 from tests.http.serving import Served
 from tests.http.wire import Connection, get, post
@@ -140,6 +141,9 @@ def test_answers_are_of_the_types_that_describe_them(served: Served, door: Conne
     guest = register(door, "me")
     message_id = door.ask(send("x", guest, {"a": 1})).json["message_id"]
     served.mesh.handlers["agent-1"] = lambda payload: payload
+    served.mesh.dead["m-1"] = DeadLetter(
+        "m-1", "x", guest, "me", "Greeting", None, 1, 2, "broken", 1, b"\x81\xa1a\x01"
+    )
     asked = {
         ("POST", "/registry/register"): post("/registry/register", registration()),
         ("GET", "/registry/agents"): get("/registry/agents"),
@@ -158,6 +162,8 @@ def test_answers_are_of_the_types_that_describe_them(served: Served, door: Conne
         ("GET", "/v1/links"): get("/v1/links"),
         ("GET", "/v1/stats"): get("/v1/stats"),
         ("GET", "/v1/messages/{id}"): get(f"/v1/messages/{message_id}"),
+        ("GET", "/v1/dead-letters"): get("/v1/dead-letters"),
+        ("POST", "/v1/dead-letters/{id}/retry"): get("/v1/dead-letters/m-1/retry", method="POST"),
         ("POST", "/v1/request/{source}"): post(
             "/v1/request/me", {"target_instance": "agent-1", "payload": 1}
         ),

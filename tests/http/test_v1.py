@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from p2pmesh import __version__, errors
+from p2pmesh.messages import DeadLetter, encode
 from tests.http.contract import (
     MESSAGE_FIELDS,
     POISON,
@@ -194,6 +195,66 @@ def test_a_node_that_is_asked_to_leave_says_that_it_does(served: Served, door: C
     reply = door.ask(get("/v1/leave", method="POST"))
     assert (reply.status, reply.json["node_id"]) == (202, "1" * 64)
     assert served.mesh.nodes[0].has_left
+
+
+# --- dead letters ------------------------------------------------------------
+
+
+def died(served: Served, number: int, payload: Any = 1, **fields: Any) -> DeadLetter:
+    """One more dead letter at the node."""
+    known: dict[str, Any] = {
+        "message_id": f"m-{number}", "source_instance": "ada-1", "recipient": "bob-1",
+        "name": "bob", "message_type": "Greeting", "correlation_id": None,
+        "created_at": 1_760_000_000_000_000, "died_at": 1_760_000_000_000_001,
+        "reason": "broken", "attempts": 1, "_content": encode(payload),
+    }  # fmt: skip
+    letter = DeadLetter(**(known | fields))
+    served.mesh.dead[letter.message_id] = letter
+    return letter
+
+
+def test_dead_letters_are_listed_with_their_content(served: Served, door: Connection) -> None:
+    assert door.ask(get("/v1/dead-letters")).json["dead_letters"] == []
+    died(served, 1, {"job": 7})
+    answer = door.ask(get("/v1/dead-letters")).json
+    assert {"node_id", "leader_id", "epoch"} < set(answer)
+    assert answer["total"] == 1
+    assert answer["dead_letters"] == [{
+        "message_id": "m-1", "source_instance": "ada-1", "recipient": "bob-1", "name": "bob",
+        "message_type": {"Custom": "Greeting"}, "payload": {"job": 7}, "payload_bytes": 6,
+        "correlation_id": None, "created_at": "2025-10-09T08:53:20.000000Z",
+        "died_at": "2025-10-09T08:53:20.000001Z", "reason": "broken", "attempts": 1,
+    }]  # fmt: skip
+
+
+def test_a_list_of_dead_letters_is_bounded_and_shows_no_large_payload(
+    served: Served, door: Connection
+) -> None:
+    for number in range(3):
+        died(served, number, ["x" * 5000, b"\xff", 1][number])
+    answer = door.ask(get("/v1/dead-letters?limit=2")).json
+    assert [each["message_id"] for each in answer["dead_letters"]] == ["m-0", "m-1"]
+    assert [each["payload"] for each in answer["dead_letters"]] == [None, None]
+    assert (answer["total"], answer["dead_letters"][0]["payload_bytes"]) == (3, 5003)
+    for wrong in ("0", "1001", "many"):
+        problem(door.ask(get(f"/v1/dead-letters?limit={wrong}")), 400)
+
+
+def test_a_dead_letter_is_sent_again_or_dropped(served: Served, door: Connection) -> None:
+    for number in (1, 2, 3):
+        died(served, number)
+    retry = "/v1/dead-letters/m-1/retry"
+    problem(door.ask(get(f"{retry}?recipient=eve-1", method="POST")), 404)
+    answer = door.ask(get(f"{retry}?recipient=bob-1", method="POST")).json
+    assert answer["message_id"] == "m-1"
+    assert [each["state"] for each in answer["recipients"]] == ["queued"]
+    problem(door.ask(get(retry, method="POST")), 404)
+    assert door.ask(get("/v1/dead-letters/m-2", method="DELETE")).status == 204
+    problem(door.ask(get("/v1/dead-letters/m-2", method="DELETE")), 404)
+    died(served, 3, reason="left")
+    gone = problem(door.ask(get("/v1/dead-letters/m-3/retry", method="POST")), 404)
+    assert "has left" in gone["detail"]
+    assert door.ask(get("/v1/dead-letters")).json["total"] == 1
 
 
 # --- messages --------------------------------------------------------------------

@@ -209,7 +209,7 @@ class Office:
     def retry(self, message_id: str, recipient: str | None = None) -> tuple[str, ...]:
         gone = self.post.retry(self.world.at, message_id, recipient, ttl=3600.0)
         self.world.run()
-        return gone
+        return tuple(copy.recipient for copy in gone)
 
     def dead(self) -> list[tuple[str, str, str]]:
         """Message, recipient and reason of each dead letter, the oldest first."""
