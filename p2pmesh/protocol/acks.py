@@ -6,8 +6,8 @@
 
 Whoever acknowledged was told that it counts.  A guest that roams may be ahead of its
 mail: what it read at a home that died is sent to the next one, and may come there later
-than the acknowledgement.  So each is kept for an hour; when all are too many the oldest
-go first.
+than the acknowledgement.  So each is kept for an hour, on disk where there is one;
+when all are too many the oldest go first.
 
 Not here: where a guest lives (``guestdesk``), and what is in its mailbox (``home``).
 """
@@ -18,19 +18,31 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection
 from typing import Final
 
+import msgspec
+
 from p2pmesh.protocol import limits
-from p2pmesh.protocol.types import Instant
+from p2pmesh.protocol.ledger import Ledger
+from p2pmesh.protocol.types import Instant, Table
 from p2pmesh.protocol.ways import NEVER
 
 ACK_RETRY: Final = 5.0
 _ACKS_KEPT_FOR: Final = 3600.0
 
 
+class _AckRow(msgspec.Struct, frozen=True, array_like=True):
+    """An acknowledgement on disk, under both ids."""
+
+    instance_id: str
+    message_id: str
+    until: float  # store time
+
+
 class KeptAcks:
     """The acknowledgements that wait at this node."""
 
-    def __init__(self, counters: Counter[str]) -> None:
+    def __init__(self, counters: Counter[str], ledger: Ledger) -> None:
         self.next_at = NEVER
+        self._ledger = ledger
         self._counters = counters
         self._until: OrderedDict[tuple[str, str], float] = OrderedDict()  # the oldest first
         self._of: dict[str, dict[str, None]] = {}  # by instance
@@ -39,16 +51,33 @@ class KeptAcks:
         return len(self._until)
 
     def keep(self, at: Instant, instance_id: str, message_ids: Collection[str]) -> None:
+        until = at.now + _ACKS_KEPT_FOR
         for message_id in message_ids:
             if self.has(instance_id, message_id):
                 continue
-            self._until[instance_id, message_id] = at.now + _ACKS_KEPT_FOR
-            self._of.setdefault(instance_id, {})[message_id] = None
+            if len(message_id) > limits.MESSAGE_ID_MAX:  # no message is called so
+                self._counters["acks_malformed"] += 1
+                continue
+            self._put(instance_id, message_id, until)
+            row = _AckRow(instance_id, message_id, self._ledger.store_time(until))
+            self._ledger.put(Table.ACKS, _row_key(instance_id, message_id), row)
             if len(self._until) > limits.ACKS_KEPT_MAX:
                 self._counters["acks_full"] += 1
                 self._drop(*next(iter(self._until)))
         if self._until:
             self.next_at = min(self.next_at, at.now + ACK_RETRY)
+
+    def _put(self, instance_id: str, message_id: str, until: float) -> None:
+        self._until[instance_id, message_id] = until
+        self._of.setdefault(instance_id, {})[message_id] = None
+
+    def restore(self, at: Instant) -> None:
+        """Take up what an earlier process had kept."""
+        rows = [row for _, row in self._ledger.restored(Table.ACKS, _AckRow)]
+        for row in sorted(rows, key=lambda row: row.until):
+            self._put(row.instance_id, row.message_id, self._ledger.own_time(row.until))
+        if self._until:
+            self.next_at = at.now + ACK_RETRY
 
     def has(self, instance_id: str, message_id: str) -> bool:
         """Did this instance acknowledge it already?"""
@@ -66,6 +95,7 @@ class KeptAcks:
 
     def _drop(self, instance_id: str, message_id: str) -> None:
         del self._until[instance_id, message_id]
+        self._ledger.gone(Table.ACKS, _row_key(instance_id, message_id))
         kept = self._of[instance_id]
         del kept[message_id]
         if not kept:
@@ -82,3 +112,7 @@ class KeptAcks:
             self._drop(*key)
         self.next_at = at.now + ACK_RETRY if self._until else NEVER
         return tuple(self._of)
+
+
+def _row_key(instance_id: str, message_id: str) -> bytes:
+    return f"{instance_id}\0{message_id}".encode()

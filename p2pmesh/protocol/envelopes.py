@@ -29,7 +29,7 @@ def uuid7(wall: int, entropy: Callable[[int], bytes]) -> str:
 def is_sound(envelope: Envelope) -> bool:
     """Are the lengths of an envelope from the network in range?"""
     return (
-        0 < len(envelope.message_id) <= 64
+        0 < len(envelope.message_id) <= limits.MESSAGE_ID_MAX
         and len(envelope.source) <= limits.INSTANCE_ID_MAX
         and (envelope.target is None or 0 < len(envelope.target) <= limits.INSTANCE_ID_MAX)
         and len(envelope.type) <= limits.TYPE_MAX

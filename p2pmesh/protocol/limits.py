@@ -28,6 +28,7 @@ NAME_MAX: Final = 64
 HOSTNAME_MAX: Final = 255
 LABEL_MAX: Final = 64  # a capability or profile
 LABELS_MAX: Final = 32
+MESSAGE_ID_MAX: Final = 64
 TYPE_MAX: Final = 128
 CORRELATION_MAX: Final = 256
 

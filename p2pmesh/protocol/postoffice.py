@@ -74,7 +74,7 @@ class PostOffice:
         self._outbox = Outbox(directory, ways, account, counters, entropy, ledger, dead)
         self._asking = Asking(directory, ways, account, counters, entropy)
         self._answering = Answering(directory, ways, counters)
-        acks = KeptAcks(counters)
+        acks = self._acks = KeptAcks(counters, ledger)
         self._home = Home(directory, ways, account, counters, self._asking, acks, agent, ledger)
         self._desk = GuestDesk(
             directory, ways, self._home, self._answering, acks, counters, entropy, ledger
@@ -100,6 +100,7 @@ class PostOffice:
         finished."""
         self._at = at
         self._dead.restore()
+        self._acks.restore(at)
         self._desk.restore(at)
         self._home.restore(at)
         self._casting.restore()

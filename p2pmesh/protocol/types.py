@@ -110,6 +110,7 @@ class Table(StrEnum):
     WINDOWS = "windows"  # root, stream -> which broadcasts were taken
     TAKEN = "taken"  # root, stream, number -> by whom
     GUESTS = "guests"  # instance -> its entry
+    ACKS = "acks"  # instance, message -> acknowledged, and its home does not know
     DEAD_LETTERS = "dead_letters"  # message, recipient -> accepted here, and ended dead
 
 

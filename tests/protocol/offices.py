@@ -541,3 +541,5 @@ def audit(office: Office) -> None:
         assert len(dead) == sum(table == "dead_letters" for table, _ in office.disk)
     acks = post._desk._acks
     assert {(i, m) for i, kept in acks._of.items() for m in kept} == set(acks._until)
+    if post._ledger.is_settled and post._ledger.is_durable:
+        assert len(acks) == sum(table == "acks" for table, _ in office.disk)

@@ -8,12 +8,14 @@ import pytest
 
 from p2pmesh.protocol import limits, wire
 from p2pmesh.protocol.acks import ACK_RETRY, KeptAcks
-from p2pmesh.protocol.types import Instant
+from p2pmesh.protocol.ledger import Ledger
+from p2pmesh.protocol.types import Instant, Restored
 from tests.protocol.offices import Office, World, audit
 
 
-def three() -> tuple[World, Office, Office, Office]:
-    world = World()
+def three(*, is_durable: bool | None = None) -> tuple[World, Office, Office, Office]:
+    """Three linked offices; ``is_durable`` None: as the run says."""
+    world = World(is_durable=is_durable)
     a, b, c = world.add("a"), world.add("b"), world.add("c")
     world.link_all(a, b, c)
     return world, a, b, c
@@ -34,8 +36,12 @@ def at(now: float) -> Instant:
     return Instant(now, round(now * 1000))
 
 
+def in_memory() -> Ledger:
+    return Ledger(Restored(), 0.0, is_durable=False)
+
+
 def test_each_is_kept_for_an_hour_and_is_due_again_and_again() -> None:
-    acks = KeptAcks(Counter())
+    acks = KeptAcks(Counter(), in_memory())
     acks.keep(at(0), "g", ("1", "2"))
     acks.keep(at(10), "h", ("1",))
     assert acks.next_at == ACK_RETRY
@@ -50,7 +56,7 @@ def test_each_is_kept_for_an_hour_and_is_due_again_and_again() -> None:
 
 
 def test_what_its_home_has_taken_is_forgotten() -> None:
-    acks = KeptAcks(Counter())
+    acks = KeptAcks(Counter(), in_memory())
     acks.keep(at(0), "g", ("1", "2", "3"))
     acks.forget("g", ("1", "3", "unknown"))
     acks.forget("nobody", ("1",))
@@ -62,11 +68,19 @@ def test_what_its_home_has_taken_is_forgotten() -> None:
 def test_of_too_many_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ACKS_KEPT_MAX", 3)
     counters: Counter[str] = Counter()
-    acks = KeptAcks(counters)
+    acks = KeptAcks(counters, in_memory())
     acks.keep(at(0), "g", ("1", "2"))
     acks.keep(at(1), "h", ("1", "2", "3"))
     assert (acks.of("g"), acks.of("h")) == ((), ("1", "2", "3"))
     assert counters["acks_full"] == 2
+
+
+def test_what_no_message_is_called_is_not_kept() -> None:
+    counters: Counter[str] = Counter()
+    acks = KeptAcks(counters, in_memory())
+    acks.keep(at(0), "g", ("x" * (limits.MESSAGE_ID_MAX + 1), "1"))
+    assert acks.of("g") == ("1",)
+    assert counters["acks_malformed"] == 1
 
 
 # --- ahead of its message ---------------------------------------------------------------
@@ -183,3 +197,49 @@ def test_a_home_that_refuses_it_is_not_asked_all_the_time() -> None:
     b.post.received(world.at, a.id, wire.CallResult(number, "full"))
     world.pass_time(ACK_RETRY - 0.1)
     assert len(b.said(wire.Call)) == 1
+
+
+# --- crashes -----------------------------------------------------------------------------
+
+
+def test_what_was_taken_for_a_home_that_is_away_survives_the_node_that_took_it() -> None:
+    world, a, b, c = three(is_durable=True)
+    a.call("register", "g")
+    message_id = c.send("g")
+    world.kill(a)
+    b.call("acknowledge", "g", (message_id,))
+    world.restart(b)
+    world.link(b, c)
+    assert kept(b) == (message_id,)
+    audit(b)
+    c.call("heartbeat", "g")
+    world.pass_time(ACK_RETRY)
+    assert ids(c) == ()
+    assert kept(b) == ()
+    assert not [place for place in b.disk if place[0] == "acks"]
+
+
+def test_whoever_acknowledges_is_told_that_it_counts_only_once_that_is_on_disk() -> None:
+    world, a, b, c = three(is_durable=True)
+    a.call("register", "g")
+    message_id = c.send("g")
+    world.kill(a)
+    world.saves_at_once = False
+    assert b.call("acknowledge", "g", (message_id,)) is None
+    b.save()
+    assert b.status() == "ok"
+
+
+def test_one_that_was_kept_by_an_earlier_process_is_kept_no_longer_than_an_hour() -> None:
+    world, a, b, c = three(is_durable=True)
+    a.call("register", "g")
+    c.send("g")
+    world.kill(a)
+    b.call("acknowledge", "g", ("1",))
+    world.pass_time(3000.0)
+    world.restart(b)
+    world.pass_time(590.0)
+    assert kept(b) == ("1",)
+    world.pass_time(20.0)
+    assert kept(b) == ()
+    audit(b)
