@@ -1,0 +1,59 @@
+"""A leader that writes where stale leaders are refused.
+
+Start it several times, on machines that share a ledger (an SQLite file), and pull a
+cable: for a while both sides have a leader.  Each write carries its leader's fencing
+token; the ledger knows the highest that it has seen, and refuses a lower one.
+
+    python fenced.py ledger.db
+"""
+
+import asyncio
+import json
+import sqlite3
+import sys
+from contextlib import closing
+
+from p2pmesh import Node, NotAuthoritative
+
+
+class Stale(Exception):
+    """A later leader has been here."""
+
+
+def write(path, token, text):
+    """Add an entry to the ledger: its number.  Raises Stale."""
+    shown = [token.epoch, *token.life, token.node_id]  # ordered as tokens are
+    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS fence (highest TEXT)")
+        db.execute("CREATE TABLE IF NOT EXISTS entries (epoch INTEGER, text TEXT)")
+        with db:  # one transaction: nobody comes between the look and the write
+            db.execute("BEGIN IMMEDIATE")
+            row = db.execute("SELECT highest FROM fence").fetchone()
+            if row and json.loads(row[0]) > shown:
+                raise Stale(f"epoch {token.epoch} is over")
+            db.execute("DELETE FROM fence")
+            db.execute("INSERT INTO fence VALUES (?)", [json.dumps(shown)])
+            entry = db.execute("INSERT INTO entries VALUES (?, ?)", [token.epoch, text])
+            return entry.lastrowid
+
+
+def say(event, **what):
+    print(json.dumps({"event": event, **what}), flush=True)
+
+
+async def main(path):
+    async with Node() as node:
+        say("joined", id=node.instance_id)
+        while True:
+            await asyncio.sleep(0.2)
+            try:
+                token = node.leadership.token()
+                number = await asyncio.to_thread(write, path, token, node.instance_id)
+                say("wrote", number=number, epoch=token.epoch)
+            except NotAuthoritative:
+                pass  # somebody else leads
+            except Stale as refusal:
+                say("refused", why=str(refusal))
+
+
+asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,57 @@
+"""Two sides of a split have a leader each; what both write to takes one of them."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from tests.lab.network import Host, Lab
+from tests.processes import Process
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fenced.py"
+#: Only where its node looks for others is changed.
+RUN = """
+import functools, runpy, sys
+import p2pmesh
+_, path, ledger, mesh = sys.argv
+p2pmesh.Node = functools.partial(p2pmesh.Node, mesh=mesh, http=None)
+sys.argv = [path, ledger]
+runpy.run_path(path, run_name="__main__")
+"""
+
+
+def run(host: Host, ledger: Path, mesh: str) -> Process:
+    command = (sys.executable, "-c", RUN, str(EXAMPLE), str(ledger), mesh)
+    process = host.start(*command)
+    process.event("joined")
+    return process
+
+
+def epochs(ledger: Path) -> list[int]:
+    """Of all entries, in their order."""
+    with closing(sqlite3.connect(ledger)) as db:
+        return [epoch for (epoch,) in db.execute("SELECT epoch FROM entries ORDER BY rowid")]
+
+
+def test_a_leader_that_was_cut_off_is_refused_once_its_successor_wrote(
+    lab: Lab, mesh: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger.db"
+    hosts = lab.hosts(4)
+    old, _, new, _ = [run(host, ledger, mesh) for host in hosts]
+    first = old.event("wrote")["epoch"]
+    lab.split(hosts[:2], hosts[2:])
+    second = new.event("wrote")["epoch"]
+    assert second > first
+    old.event("refused")
+    at_heal = len(old.lines)
+    lab.heal()
+    third = old.line(
+        lambda line: line["event"] == "wrote" and line["epoch"] > second,
+        since=at_heal,
+        what="the oldest leads on, under a later epoch",
+    )["epoch"]
+    assert [epoch for epoch, _ in itertools.groupby(epochs(ledger))] == [first, second, third]
