@@ -277,6 +277,28 @@ class NodeBackend:
         )
         return _as_registry_message(answer)
 
+    async def stream(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        payload: Any,
+        timeout: float,
+        correlation_id: str | None,
+    ) -> AsyncGenerator[Any, None]:
+        stream = self._running.exchange.stream(
+            source,
+            target,
+            payload,
+            type=type,
+            timeout=timeout,
+            correlation_id=correlation_id,
+            known_within=UNKNOWN_TARGET_WAIT,
+        )
+        async with stream as parts:
+            async for part in parts:
+                yield part
+
     # --- events ---------------------------------------------------------------------------
 
     def subscribe(self, after: int | None = None) -> AsyncGenerator[Event, None]:

@@ -8,7 +8,7 @@ MessagePack.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -166,6 +166,19 @@ class Backend(Protocol):
     ) -> RegistryMessage:
         """Sends a Query and returns its Response.  Raises UnknownTarget,
         AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
+        ...
+
+    def stream(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        payload: Any,
+        timeout: float,
+        correlation_id: str | None,
+    ) -> AsyncGenerator[Any, None]:
+        """As :meth:`ask`, but each part of the answer as it comes, within ``timeout`` each.
+        Closed, it cancels the request."""
         ...
 
     def subscribe(self, after: int | None = None) -> EventStream:

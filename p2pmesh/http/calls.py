@@ -120,6 +120,8 @@ class Route:
     summary: str = ""
     #: Status -> the type of its JSON, other media, or None for no body.
     answers: Mapping[int, type | Media | None] = field(default_factory=dict)
+    #: What a 200 has instead of that, where the query asks for it.
+    streamed: Media | None = None
     #: The statuses of refusals by the handler; those of the doors go without saying.
     refusals: tuple[int, ...] = ()
     #: The handler is cancelled when the client goes away.  Only where nothing is

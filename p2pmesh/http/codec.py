@@ -385,5 +385,16 @@ def message_out(message: RegistryMessage) -> bytes:
     return write(msgspec.structs.replace(shaped, payload=None))
 
 
+def payload_out(payload: Any) -> bytes:
+    """One payload as JSON; null for what :func:`message_out` would not write either."""
+    try:
+        text = write(payload)
+        if _nesting(text) <= _BODY_NESTING_MAX:
+            return text
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return b"null"
+
+
 def _clip(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -172,6 +172,10 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, answer in route.answers.items():
         responses[str(status)] = _response(status, answer, schema_of)
+    if route.streamed is not None:
+        text = {"schema": {"type": "string"}}
+        responses["200"]["content"][route.streamed.content_type] = text
+        responses["200"]["description"] += f", or: {route.streamed.what}"
     for status in sorted(_refusals(route)):
         response = responses.setdefault(str(status), {"description": _MEANINGS[status]})
         response.setdefault("content", {}).update(_refusal(route, schema_of))

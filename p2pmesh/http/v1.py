@@ -4,7 +4,7 @@ Shapes are those of docs/interfaces.md.  Every answer carries ``node_id`` (of th
 node that answers, or of the member it is about), ``leader_id`` and ``epoch``.
 What is refused is a problem document (RFC 9457).
 
-Does not: decide anything; stream (see ``events``).
+Does not: decide anything; stream (see ``events``, ``streaming``).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from p2pmesh.errors import AmbiguousTarget, UnknownTarget
 from p2pmesh.http import shapes
 from p2pmesh.http.backend import Backend
-from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
+from p2pmesh.http.calls import JSON, Answer, Call, Media, Refusal, Route, Stream, json_answer
 from p2pmesh.http.codec import Message, MessageType, message_out, message_type_out, timestamp
 from p2pmesh.http.registry import SendBody, is_instance_id, sender
+from p2pmesh.http.streaming import streamed
 from p2pmesh.http.tokens import Scope
 from p2pmesh.messages import DeadLetter
 from p2pmesh.protocol.limits import DEAD_LETTERS_MAX
@@ -33,6 +34,12 @@ class RequestBody(SendBody, frozen=True, kw_only=True):
     target_instance: str
     message_type: MessageType = field(default_factory=lambda: MessageType("Query"))
     timeout: Annotated[float, Meta(gt=0, le=REQUEST_TIMEOUT_MAX)] = 30.0
+
+
+class RequestQuery(Struct, frozen=True):
+    stream: Annotated[
+        bool, Meta(description="1: the parts of the answer as they come, or 0: one Message")
+    ] = False
 
 
 class SelfBody(Struct, frozen=True):
@@ -156,8 +163,13 @@ class V1:
             ),
             Route(
                 "POST", "/v1/request/{source}", self.request, RequestBody,
-                summary="Ask an instance, and wait for its answer.",
+                query=RequestQuery,
+                summary="Ask an instance, and wait for its answer, or for each of its parts.",
                 answers={200: Message},
+                streamed=Media(
+                    "text/event-stream",
+                    "a `part` for each part of the answer, then `end`, or `error` with a problem.",
+                ),
                 refusals=(404, 409, 429, 502, 504),
                 is_abandonable=True,
             ),
@@ -274,11 +286,11 @@ class V1:
             raise _no_dead_letter()
         return Answer(204)
 
-    async def request(self, call: Call) -> Answer:
+    async def request(self, call: Call) -> Answer | Stream:
         source, body = sender(call), call.body
         if not is_instance_id(body.target_instance):
             raise UnknownTarget(body.target_instance[:100])
-        message = await self._backend.ask(
+        question = (
             source,
             body.target_instance,
             str(body.message_type),
@@ -286,6 +298,9 @@ class V1:
             body.timeout,
             body.correlation_id,
         )
+        if call.query.stream:
+            return await streamed(self._backend.stream(*question))
+        message = await self._backend.ask(*question)
         return Answer(200, message_out(message), JSON)
 
 

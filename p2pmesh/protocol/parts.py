@@ -93,8 +93,8 @@ class Incoming:
     """The parts of one answer that came, and what its home was told of them."""
 
     __slots__ = (
-        "_early", "_progress", "_sizes", "_taken_bytes", "_told", "_told_at", "bytes", "end",
-        "received", "taken", "window",
+        "_early", "_progress", "_sizes", "_stuck", "_taken_bytes", "_told", "_told_at", "bytes",
+        "end", "received", "taken", "window",
     )  # fmt: skip
 
     def __init__(self, now: float) -> None:
@@ -109,6 +109,7 @@ class Incoming:
         self._told_at = now
         self._taken_bytes = 0  # since that
         self._progress = 0  # received when the home was last told in passing
+        self._stuck = 0  # how often in a row nothing had come until then
 
     @property
     def is_read_up(self) -> bool:
@@ -161,9 +162,12 @@ class Incoming:
 
     def credit(self, now: float, request: int, *, in_passing: bool = False) -> wire.Credit:
         """What the home is told.  ``in_passing``: nothing was taken; if nothing came
-        either since it was last told so, something may be lost."""
+        either since it was last told so, something may be lost; or it is large, and each
+        further doubt takes twice as long."""
         self._told, self._told_at, self._taken_bytes = self.taken, now, 0
-        is_stuck = in_passing and self.received == self._progress
-        if in_passing:
-            self._progress = self.received
-        return wire.Credit(request, self.received, self.taken, is_stuck)
+        if not in_passing:
+            return wire.Credit(request, self.received, self.taken)
+        self._stuck = self._stuck + 1 if self.received == self._progress else 0
+        self._progress = self.received
+        doubts = self._stuck.bit_count() == 1  # 1, 2, 4, 8 …
+        return wire.Credit(request, self.received, self.taken, doubts)

@@ -170,6 +170,8 @@ def _key(message: wire.Message) -> tuple[bytes, int] | None:
     match message:
         case wire.Post() | wire.Handed():
             return message.stream, message.seq
+        case wire.Part():
+            return b"part %d" % message.request, message.number
     return None
 
 

@@ -422,6 +422,8 @@ def payload_of(message: Message) -> bytes:
             return message.message
         case Call() | CallResult():
             return message.body
+        case Part():
+            return message.payload
     return b""
 
 
@@ -446,6 +448,8 @@ def _carrying(message: Message, payload: bytes) -> Message:
             return replace(message, message=payload)
         case Call() | CallResult():
             return replace(message, body=payload)
+        case Part():
+            return replace(message, payload=payload)
     envelope: Envelope = message.envelope  # type: ignore[attr-defined]
     return replace(message, envelope=replace(envelope, payload=payload))
 

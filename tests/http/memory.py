@@ -72,6 +72,8 @@ class MemoryMesh:
         self.waiting: dict[str, asyncio.Future[RegistryMessage]] = {}  # by query id
         #: What a node's own agent answers to a request; by instance id.
         self.handlers: dict[str, Callable[[Any], Any]] = {}
+        #: ... and those that answer in parts.
+        self.generators: dict[str, Callable[[Any], AsyncGenerator[Any, None]]] = {}
         self._births = itertools.count(1)
         self.nodes = [MemoryNode(self, number) for number in range(1, nodes + 1)]
         self.leader_id: str | None = self.nodes[0].instance_id
@@ -366,6 +368,23 @@ class MemoryNode:
             raise RequestTimeout(f"no answer from {target!r} in {timeout:g} s") from None
         finally:
             del self.memory.waiting[sent.message_id]
+
+    async def stream(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        payload: Any,
+        timeout: float,
+        correlation_id: str | None,
+    ) -> AsyncGenerator[Any, None]:
+        generate = self.memory.generators.get(target)
+        if generate is None:
+            yield (await self.ask(source, target, type, payload, timeout, correlation_id)).payload
+            return
+        async with contextlib.aclosing(generate(payload)) as parts:
+            async for part in parts:
+                yield part
 
     # --- events ----------------------------------------------------------------
 

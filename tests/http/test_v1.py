@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
@@ -375,6 +377,86 @@ def test_a_client_that_goes_away_ends_its_request(served: Served, door: Connecti
         )
         eventually(lambda: served.run(lambda: len(served.mesh.waiting) == 1), "not waiting")
     eventually(lambda: served.run(lambda: not served.mesh.waiting), "still waiting")
+
+
+# --- answers in parts --------------------------------------------------------------
+
+
+def ask_for_parts(door: Connection, target: str = "agent-1", **fields: Any) -> bytes:
+    body = {"target_instance": target, "payload": {"n": 1}} | fields
+    return post("/v1/request/me?stream=1", body)
+
+
+def parts_of(reply: Reply) -> list[tuple[str, Any]]:
+    assert reply.status == 200, reply.body
+    assert reply.headers["content-type"] == "text/event-stream"
+    frames = [frame.split(b"\n") for frame in reply.body.split(b"\n\n")[:-1]]
+    return [
+        (event.removeprefix(b"event: ").decode(), json.loads(data.removeprefix(b"data: ")))
+        for event, data in frames
+    ]
+
+
+def test_parts_come_as_events_and_then_the_end(served: Served, door: Connection) -> None:
+    async def generate(payload: Any) -> AsyncGenerator[Any, None]:
+        for part in ("one", payload["n"], {"line\n": "\u2028"}, None, "\ud800", b"bytes"):
+            yield part
+
+    served.mesh.generators["agent-1"] = generate
+    assert parts_of(door.ask(ask_for_parts(door))) == [
+        ("part", "one"), ("part", 1), ("part", {"line\n": "\u2028"}), ("part", None),
+        ("part", None), ("part", "Ynl0ZXM="), ("end", {"parts": 6}),
+    ]  # fmt: skip
+
+
+def test_an_answer_that_is_whole_is_the_only_part(served: Served, door: Connection) -> None:
+    served.mesh.handlers["agent-1"] = lambda payload: "whole"
+    assert parts_of(door.ask(ask_for_parts(door))) == [("part", "whole"), ("end", {"parts": 1})]
+    whole = door.ask(ask_for_parts(door).replace(b"stream=1", b"stream=0"))
+    assert whole.json["payload"] == "whole"
+    odd = door.ask(ask_for_parts(door).replace(b"stream=1", b"stream=yes"))
+    assert "stream is 1" in problem(odd, 400)["detail"]
+
+
+def test_an_error_before_the_first_part_is_a_status_and_behind_it_an_event(
+    served: Served, door: Connection
+) -> None:
+    async def fail(payload: Any) -> AsyncGenerator[Any, None]:
+        if payload is not None:
+            yield payload
+        raise errors.RemoteError("failed", "no more", "agent-1")
+
+    served.mesh.generators["agent-1"] = fail
+    assert problem(door.ask(ask_for_parts(door, payload=None)), 502)["code"] == "failed"
+    part, (event, document) = parts_of(door.ask(ask_for_parts(door)))
+    assert (part, event) == (("part", {"n": 1}), "error")
+    assert (document["status"], document["code"]) == (502, "failed")
+    assert "no more" in document["detail"]
+    assert problem(door.ask(ask_for_parts(door, "nobody")), 404)["nearest"] == ["agent-1"]
+
+
+def test_a_client_that_goes_away_closes_the_generator(served: Served) -> None:
+    closed = threading.Event()
+
+    async def generate(payload: Any) -> AsyncGenerator[Any, None]:
+        try:
+            for part in range(payload):
+                yield part
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    served.mesh.generators["agent-1"] = generate
+    for count in (0, 1):  # before the first part, and behind it
+        closed.clear()
+        with Connection(served.addresses[0]) as door:
+            door.send(ask_for_parts(door, payload=count))
+            if count:
+                assert door.read_head()[0] == 200
+                assert door.read_chunk() == b"event: part\ndata: 0\n\n"
+            else:
+                assert door.is_silent()
+        assert closed.wait(20)
 
 
 # --- refusals --------------------------------------------------------------------

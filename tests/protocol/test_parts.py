@@ -360,6 +360,15 @@ def test_parts_that_overtake_each_other_are_put_in_order() -> None:
     assert incoming.bytes == 3
 
 
+def test_a_part_that_takes_long_is_doubted_ever_more_rarely() -> None:
+    incoming = Incoming(0.0)
+    assert incoming.put(wire.Part(1, 1, b"1")) == [b"1"]
+    doubts = [incoming.credit(5.0 * n, 1, in_passing=True).again for n in range(18)]
+    assert [number for number, again in enumerate(doubts) if again] == [1, 2, 4, 8, 16]
+    assert incoming.put(wire.Part(1, 2, b"2")) == [b"2"]
+    assert not incoming.credit(100.0, 1, in_passing=True).again
+
+
 def test_a_home_repeats_from_what_is_missing() -> None:
     outgoing = Outgoing(7, 8)
     for number in (1, 2, 3, 4):
