@@ -62,12 +62,23 @@ PROTOCOL: Final = {
 #: random number, touch a file or a socket, wait, or log.
 PURE: Final = {
     *("__future__", "abc", "array", "base64", "binascii", "bisect", "collections", "copy"),
-    *("dataclasses", "enum", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools"),
-    *("math", "operator", "random", "re", "string", "struct", "types", "typing", "unicodedata"),
+    *("dataclasses", "enum", "functools", "hashlib", "heapq", "hmac", "io", "ipaddress"),
+    *(
+        "itertools",
+        "math",
+        "operator",
+        "random",
+        "re",
+        "string",
+        "struct",
+        "types",
+        "typing",
+        "unicodedata",
+    ),
     *("msgspec", "nacl", "p2pmesh"),
 }
 #: Of a module that is pure only in part, what the protocol may use.
-PURE_PARTS: Final = {"random": {"Random"}}
+PURE_PARTS: Final = {"random": {"Random"}, "io": {"BytesIO"}}
 
 #: What the rest of the package may know of the protocol: the door and the values.
 OPEN: Final = {"mesh", "types", "timing", "limits", "keys"}

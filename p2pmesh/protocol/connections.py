@@ -191,12 +191,11 @@ class Connections:
             if link.phase is Phase.ENDED:
                 return
             try:
-                message = wire.decode(encoded)
+                message: wire.Message | None = wire.decode(encoded)
                 if isinstance(message, wire.Chunk):
-                    whole = link.incoming.take(message)
-                    if whole is None:
+                    if not link.incoming.take(message):
                         continue
-                    message = wire.decode(whole)
+                    message = link.incoming.put_together(message)
             except wire.Malformed:
                 yield from self.broken(link, "malformed message")
                 return

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Final, NamedTuple
 
 from p2pmesh.protocol import limits, timing, wire
@@ -42,36 +43,26 @@ class Progress(NamedTuple):
 class _Transfer:
     """One message on its way."""
 
-    __slots__ = ("at", "head", "is_long", "message", "number", "parts", "size", "told_at", "total")
+    __slots__ = ("at", "is_long", "message", "number", "payload", "told_at")
 
     def __init__(self, message: wire.Message) -> None:
         self.message = message
-        self.total = len(wire.payload_of(message))
-        self.is_long = self.total > limits.PROGRESS_MIN
+        self.payload = memoryview(wire.payload_of(message))
+        self.is_long = len(self.payload) > limits.PROGRESS_MIN
         self.number = 0
-        self.parts: tuple[bytes, ...] = ()  # once it is active
-        self.size = 0  # of them together
-        self.head = 0  # bytes before the payload
-        self.at = 0  # what was cut off
+        self.at = 0  # bytes of the payload that were cut off
         self.told_at = 0.0
 
-    def start(self, number: int) -> None:
-        self.number = number
-        self.parts = wire.split(self.message)
-        self.head = len(self.parts[0])
-        self.size = sum(map(len, self.parts))
+    @property
+    def is_cut(self) -> bool:
+        return self.at == len(self.payload)
 
     def cut(self) -> tuple[bytes, int]:
-        """The next chunk, encoded, and how much of the message it carries."""
-        start, end = self.at, min(self.at + CHUNK_DATA, self.size)
-        data, base = [], 0
-        for part in self.parts:
-            if base < end and base + len(part) > start:
-                data.append(memoryview(part)[max(0, start - base) : end - base])
-            base += len(part)
-        self.at = end
-        chunk = wire.Chunk(self.number, end == self.size, b"".join(data))
-        return wire.encode(chunk), end - start
+        """The next chunk, encoded, and how much of the payload it carries."""
+        around = wire.encode(wire.carrying(self.message, b"")) if self.at == 0 else b""
+        data = self.payload[self.at : self.at + CHUNK_DATA - len(around)]
+        self.at += len(data)
+        return wire.encode(wire.Chunk(self.number, self.is_cut, bytes(data), around)), len(data)
 
 
 class Outgoing:
@@ -108,7 +99,7 @@ class Outgoing:
         self._start()
         transfer = self._active.popleft()
         encoded, size = transfer.cut()
-        if transfer.at < transfer.size:
+        if not transfer.is_cut:
             self._active.append(transfer)
         elif (key := _key(transfer.message)) is not None:
             del self._on_way[key]
@@ -137,11 +128,11 @@ class Outgoing:
             reached[transfer] = at
         found = []
         for transfer, at in reached.items():
-            if at < transfer.size and now < transfer.told_at + timing.PROGRESS_INTERVAL:
+            total = len(transfer.payload)
+            if at < total and now < transfer.told_at + timing.PROGRESS_INTERVAL:
                 continue
             transfer.told_at = now
-            sent = min(max(0, at - transfer.head), transfer.total)
-            found.append(Progress(transfer.message, sent, transfer.total))
+            found.append(Progress(transfer.message, at, total))
         return found
 
     def _start(self) -> None:
@@ -158,7 +149,7 @@ class Outgoing:
                     continue
                 short += 1
             self._waiting.remove(transfer)
-            transfer.start(self._number())
+            transfer.number = self._number()
             self._active.append(transfer)
 
     def _number(self) -> int:
@@ -175,34 +166,60 @@ def _key(message: wire.Message) -> tuple[bytes, int] | None:
     return None
 
 
+class _Half:
+    """A message of which not all is here."""
+
+    __slots__ = ("around", "data", "message", "size")
+
+    def __init__(self, around: bytes) -> None:
+        self.around = around
+        self.message = wire.decode(around) if around else None
+        if self.message is not None:
+            wire.carrying(self.message, b"")  # Malformed, if it carries nothing
+        self.data = BytesIO()  # gives its bytes away without copying them
+        self.size = 0
+
+    def whole(self) -> wire.Message | None:
+        """None: of a kind that is not known here."""
+        data = self.data.getvalue()
+        if not self.around:
+            return wire.decode(data)
+        return None if self.message is None else wire.carrying(self.message, data)
+
+
 class Incoming:
     """Half-received messages of one link, and how much of chunks was taken."""
 
-    __slots__ = ("_bytes", "_said", "_taken", "_transfers")
+    __slots__ = ("_bytes", "_halves", "_said", "_taken")
 
     def __init__(self) -> None:
-        self._transfers: dict[int, bytearray] = {}
+        self._halves: dict[int, _Half] = {}
         self._bytes = 0
         self._taken = 0
         self._said = 0
 
-    def take(self, chunk: wire.Chunk) -> bytearray | None:
-        """A whole message once its last chunk is here.  Raises TransferError."""
-        data = self._transfers.get(chunk.transfer)
-        if data is None:
-            if len(self._transfers) >= limits.TRANSFERS_MAX:
+    def take(self, chunk: wire.Chunk) -> bool:
+        """Is the message of this chunk whole by it?  Then ``put_together`` it.  Raises
+        TransferError and Malformed."""
+        half = self._halves.get(chunk.transfer)
+        if half is None:
+            if len(self._halves) >= limits.TRANSFERS_MAX:
                 raise TransferError("transfers")
-            data = self._transfers[chunk.transfer] = bytearray()
-        data += chunk.data
-        self._taken += len(chunk.data)
-        self._bytes += len(chunk.data)
-        if len(data) > limits.LARGE_MESSAGE_MAX or self._bytes > limits.TRANSFER_BYTES_MAX:
+            half = self._halves[chunk.transfer] = _Half(chunk.around)
+        size = half.data.write(chunk.data)
+        half.size += size
+        self._taken += size
+        self._bytes += size
+        if half.size > limits.LARGE_MESSAGE_MAX or self._bytes > limits.TRANSFER_BYTES_MAX:
             raise TransferError("transfer_size")
-        if not chunk.last:
-            return None
-        del self._transfers[chunk.transfer]
-        self._bytes -= len(data)
-        return data
+        return chunk.last
+
+    def put_together(self, chunk: wire.Chunk) -> wire.Message | None:
+        """The message whose last chunk this was; None: of a kind that is not known here.
+        Raises Malformed."""
+        half = self._halves.pop(chunk.transfer)
+        self._bytes -= half.size
+        return half.whole()
 
     def word(self) -> wire.Taken | None:
         """What the peer is to be told of that, if it is due."""

@@ -106,11 +106,13 @@ class Offer(Message, frozen=True, array_like=True, tag=11):
 
 
 class Chunk(Message, frozen=True, array_like=True, tag=12):
-    """A piece of one encoded message larger than ``CHUNK_MAX``, in order."""
+    """A piece of one message larger than ``CHUNK_MAX``, in order: of its encoding, or
+    of its payload, where the first piece has the rest of it."""
 
     transfer: int
     last: bool
     data: bytes
+    around: bytes = b""  # the message, encoded with an empty payload
 
 
 class Taken(Message, frozen=True, array_like=True, tag=13):
@@ -427,21 +429,8 @@ def payload_of(message: Message) -> bytes:
     return b""
 
 
-def split(message: Message) -> tuple[bytes, bytes, bytes]:
-    """A message's encoding as head, payload and tail; the payload is not copied."""
-    zero, one = encode(_carrying(message, b"\0")), encode(_carrying(message, b"\1"))
-    at = next(at for at, pair in enumerate(zip(zero, one, strict=True)) if pair[0] != pair[1])
-    payload = payload_of(message)
-    head = zero[: at - 2] + _BIN_32 + len(payload).to_bytes(4)
-    return head, payload, zero[at + 1 :]
-
-
-#: How MessagePack opens up to 2**32 - 1 bytes; a single one is opened by two bytes.
-_BIN_32: Final = b"\xc6"
-
-
-def _carrying(message: Message, payload: bytes) -> Message:
-    """The message with another payload."""
+def carrying(message: Message, payload: bytes) -> Message:
+    """The message with another payload.  Raises Malformed for one that carries none."""
     replace = msgspec.structs.replace
     match message:
         case Relay():
@@ -450,15 +439,16 @@ def _carrying(message: Message, payload: bytes) -> Message:
             return replace(message, body=payload)
         case Part():
             return replace(message, payload=payload)
-    envelope: Envelope = message.envelope  # type: ignore[attr-defined]
-    return replace(message, envelope=replace(envelope, payload=payload))
+        case Post() | Ask() | Answer() | Cast() | Handed() if message.envelope is not None:
+            return replace(message, envelope=replace(message.envelope, payload=payload))
+    raise Malformed
 
 
 class Malformed(Exception):
     """Not a message of this protocol: its sender is broken or hostile."""
 
 
-def decode(data: bytes | bytearray) -> AnyMessage | None:
+def decode(data: bytes) -> AnyMessage | None:
     """One message; None when its tag is not known here.  Raises Malformed."""
     if len(data) > limits.FRAME_MAX:  # before anything is made of it
         tag = _tag(data)
@@ -491,7 +481,7 @@ _LARGEST: Final = {
 }
 
 
-def _tag(data: bytes | bytearray) -> int | None:
+def _tag(data: bytes) -> int | None:
     """The tag of a message, without decoding it."""
     match data[0]:
         case head if 0x90 < head <= 0x9F:
@@ -503,7 +493,7 @@ def _tag(data: bytes | bytearray) -> int | None:
     return tag if tag < 0x80 else None
 
 
-def _is_unknown(data: bytes | bytearray) -> bool:
+def _is_unknown(data: bytes) -> bool:
     """Is this a well-formed array whose first element is a tag not known here?"""
     try:
         fields = _TAG.decode(data)

@@ -45,10 +45,9 @@ def put_together(link: Link, encoded: list[bytes]) -> Iterator[wire.Message]:
     for each in encoded:
         message = wire.decode(each)
         if isinstance(message, wire.Chunk):
-            whole = link.incoming.take(message)
-            if whole is None:
+            if not link.incoming.take(message):
                 continue
-            message = wire.decode(whole)
+            message = link.incoming.put_together(message)
         assert message is not None
         yield message
 

@@ -137,12 +137,16 @@ def test_a_message_that_is_on_its_way_is_not_sent_a_second_time() -> None:
     ],
     ids=["Post", "Ask", "Answer", "Cast", "Handed", "Relay", "Call", "CallResult"],
 )
-def test_a_message_split_around_its_payload_is_the_message(make, size: int) -> None:
+def test_a_message_cut_at_its_payload_is_the_message(make, size: int) -> None:
     payload = bytes(range(256)) * (size // 256)
     message = make(payload)
-    parts = wire.split(message)
-    assert parts[1] is wire.payload_of(message) is payload
-    assert wire.decode(b"".join(parts)) == message
+    outgoing, incoming = Outgoing(), Incoming()
+    outgoing.put(message)
+    while outgoing:
+        chunk = wire.decode(outgoing.next())
+        assert isinstance(chunk, wire.Chunk)
+        assert incoming.take(chunk) is not bool(outgoing)
+    assert incoming.put_together(chunk) == message
 
 
 # --- how far it is ------------------------------------------------------------------
@@ -194,14 +198,45 @@ def test_nobody_can_have_taken_less_than_before_or_more_than_was_sent(size: int)
 # --- receiving ----------------------------------------------------------------------
 
 
+def chunks(transfer: int, message: wire.Message, *cuts: int) -> list[wire.Chunk]:
+    """A message as chunks of its encoding."""
+    data = wire.encode(message)
+    pieces = [data[start:end] for start, end in pairwise((0, *cuts, len(data)))]
+    return [
+        wire.Chunk(transfer, number == len(pieces), piece)
+        for number, piece in enumerate(pieces, start=1)
+    ]
+
+
 def test_transfers_may_come_interleaved() -> None:
     incoming = Incoming()
-    assert incoming.take(wire.Chunk(1, False, b"a")) is None
-    assert incoming.take(wire.Chunk(2, False, b"x")) is None
-    assert incoming.take(wire.Chunk(1, False, b"b")) is None
-    assert incoming.take(wire.Chunk(2, True, b"y")) == b"xy"
-    assert incoming.take(wire.Chunk(1, True, b"")) == b"ab"
-    assert incoming.take(wire.Chunk(1, True, b"again")) == b"again"
+    one, two = chunks(1, post(10, 1), 3, 7), chunks(2, post(20, 2), 9)
+    for chunk in (one[0], two[0], one[1]):
+        assert not incoming.take(chunk)
+    for chunk, message in ((two[1], post(20, 2)), (one[2], post(10, 1))):
+        assert incoming.take(chunk)
+        assert incoming.put_together(chunk) == message
+    (again,) = chunks(1, post(10, 3))
+    assert incoming.take(again)
+    assert incoming.put_together(again) == post(10, 3)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [wire.Ping(1), wire.Chunk(1, True, b"", b"x"), wire.Answer(1, None), wire.News((b"a",))],
+    ids=lambda message: type(message).__name__,
+)
+def test_around_a_payload_is_a_message_that_has_one(around: wire.Message) -> None:
+    with pytest.raises(wire.Malformed):
+        Incoming().take(wire.Chunk(1, False, b"data", wire.encode(around)))
+
+
+def test_a_large_payload_of_a_later_kind_of_message_is_skipped() -> None:
+    incoming = Incoming()
+    assert not incoming.take(wire.Chunk(1, False, b"data", b"\x92\x7f\xc4\x00"))
+    last = wire.Chunk(1, True, b"more")
+    assert incoming.take(last)
+    assert incoming.put_together(last) is None
 
 
 def test_so_many_transfers_may_be_under_way() -> None:
@@ -210,7 +245,9 @@ def test_so_many_transfers_may_be_under_way() -> None:
         incoming.take(wire.Chunk(transfer, False, b""))
     with pytest.raises(TransferError, match="transfers"):
         incoming.take(wire.Chunk(-1, False, b""))
-    assert incoming.take(wire.Chunk(0, True, b"done")) == b"done"
+    (last,) = chunks(0, post(1))
+    assert incoming.take(last)
+    assert incoming.put_together(last) == post(1)
     incoming.take(wire.Chunk(-1, False, b""))
 
 
@@ -230,10 +267,11 @@ def test_half_received_messages_are_bounded_each_and_together(transfers: int, mo
 
 def test_what_is_whole_counts_no_more() -> None:
     incoming = Incoming()
-    most = bytes(limits.LARGE_MESSAGE_MAX)
     for transfer in range(6):
-        incoming.take(wire.Chunk(transfer, False, most))
-        assert incoming.take(wire.Chunk(transfer, True, b"")) == most
+        for chunk in chunks(transfer, post(limits.PAYLOAD_MAX - 300), 10):
+            is_whole = incoming.take(chunk)
+        assert is_whole
+        assert incoming.put_together(chunk) == post(limits.PAYLOAD_MAX - 300)
 
 
 def test_what_was_taken_is_said_a_few_times_a_window() -> None:

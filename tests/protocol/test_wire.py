@@ -38,7 +38,7 @@ LITERALS = [
     (wire.Digest(5, b"d"), b"\x93\x09\x05\xc4\x01d"),
     (wire.Want(b""), b"\x92\x0a\xc4\x00"),
     (wire.Offer((b"a",), True, False), b"\x94\x0b\x91\xc4\x01a\xc3\xc2"),
-    (wire.Chunk(9, True, b"d"), b"\x94\x0c\x09\xc3\xc4\x01d"),
+    (wire.Chunk(9, True, b"d", b"a"), b"\x95\x0c\x09\xc3\xc4\x01d\xc4\x01a"),
     (wire.Taken(70_000), b"\x92\x0d\xce\x00\x01\x11\x70"),
     (wire.RecordItem(b"s"), b"\x93\x28\xc4\x01s\x00"),
     (wire.EntryItem(b"s", 2), b"\x93\x29\xc4\x01s\x02"),
