@@ -102,6 +102,12 @@ class _Work:
         return self.request is not None or self.envelope.type == "Query"
 
 
+#: The work around the running code, if any; also around the tasks that a handler makes.
+_around: Final[contextvars.ContextVar[_Work | None]] = contextvars.ContextVar(
+    "p2pmesh_work", default=None
+)
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
     """Work that must start in its order, and the tasks that do it one after the
@@ -139,6 +145,9 @@ class Handlers:
         self._requests: dict[int, _Work] = {}  # not yet answered
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads: ThreadPoolExecutor | None = None
+        self._handled: dict[_Work, None] = {}  # messages whose handler runs
+        self._one_ended = asyncio.Event()
+        self._is_finishing = False
         self._is_stopped = False
 
     # --- registering --------------------------------------------------------------
@@ -235,7 +244,7 @@ class Handlers:
         try:
             while lane.may_start_next and not self._is_stopped:
                 work = lane.waiting.popleft()
-                if work.is_cancelled:
+                if work.is_cancelled or (self._is_finishing and work.request is None):
                     continue
                 lane.running += 1
                 lane.runs = work.registration
@@ -254,6 +263,9 @@ class Handlers:
         """Run one handler and report what became of it; nothing is raised."""
         envelope = work.envelope
         work.task = asyncio.current_task()
+        _around.set(work)
+        if work.request is None:
+            self._handled[work] = None
         try:
             message = message_of(envelope, work.via, work.attempt)
             if work.request is None:
@@ -281,6 +293,9 @@ class Handlers:
             self._failed(work, "failed", f"{type(error).__name__}: {error}")
         finally:
             work.task = None
+            if work.request is None:
+                del self._handled[work]
+                self._one_ended.set()
 
     async def _call(
         self, registration: _Registration, message: AgentMessage, context: contextvars.Context
@@ -364,9 +379,29 @@ class Handlers:
 
     # --- the end ----------------------------------------------------------------------
 
+    def finish(self) -> None:
+        """Start no message any more.  What runs may end; requests go on."""
+        self._is_finishing = True
+
+    async def finished(self) -> None:
+        """Until no message is being handled, but for the one whose handler calls this:
+        a handler may make its node leave."""
+        own = _around.get()
+        while any(work is not own for work in self._handled):
+            self._one_ended.clear()
+            await self._one_ended.wait()
+
     def stop(self) -> None:
         """Start nothing more and cancel what runs; readers end."""
         self._is_stopped = True
+        own = _around.get()
+        for work in self._handled:
+            if work is not own:
+                log.warning(
+                    "message %s (%r from %s) is not finished: its handler did not end before "
+                    "this node did, and is cancelled",
+                    work.envelope.message_id, work.envelope.type, work.envelope.source,
+                )  # fmt: skip
         self._lanes.clear()
         for task in self._tasks:
             task.cancel()

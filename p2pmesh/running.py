@@ -488,10 +488,21 @@ class Running:
         close everything.  Cancelled, it closes at once."""
         try:
             if self.is_driven and not self.driver.is_stopped:
-                self.driver.command(self.core.leave)
-                await asyncio.gather(asyncio.shield(self._stopped), *self._withdraw())
+                self.handlers.finish()
+                self.driver.command(self.core.leave, is_working=True)
+                handled = asyncio.get_running_loop().create_task(self._end_handlers())
+                try:
+                    await asyncio.gather(asyncio.shield(self._stopped), *self._withdraw())
+                finally:
+                    handled.cancel()
         finally:
             await asyncio.shield(self._begin_close())
+
+    async def _end_handlers(self) -> None:
+        """Tell the core when no message is being handled any more."""
+        await self.handlers.finished()
+        if not self.driver.is_stopped:
+            self.driver.command(self.core.handlers_ended)
 
     def begin_leave(self) -> None:
         """Leave in a task of its own, which nobody waits for."""

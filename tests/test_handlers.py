@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import gc
 import logging
 import threading
@@ -658,3 +659,78 @@ async def test_after_stop_nothing_runs_and_nothing_is_reported(
     await settle()
     assert (gate.started, gate.cancelled, outcomes.said) == (["m1"], ["m1"], [])
     assert [got async for got in reader] == []
+
+
+# --- leaving ---------------------------------------------------------------------------
+
+
+async def test_what_runs_may_end_and_nothing_starts_once_it_is_to_finish(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    started, may_end = asyncio.Event(), asyncio.Event()
+    ran: list[Any] = []
+
+    @functools.partial(handlers.register, "Note")
+    async def slow(message: AgentMessage) -> None:
+        ran.append(message.payload)
+        started.set()
+        await may_end.wait()
+
+    handlers.message_arrived(message("1", "runs"))
+    handlers.message_arrived(message("2", "waits"))
+    await asyncio.wait_for(started.wait(), 20)
+    handlers.finish()
+    handlers.message_arrived(message("3", "comes later", source="b"))
+    finished = asyncio.create_task(handlers.finished())
+    await asyncio.sleep(0)
+    assert not finished.done()
+    may_end.set()
+    await asyncio.wait_for(finished, 20)
+    assert outcomes.said == [("completed", "1", True, "")]
+    assert ran == ["runs"]
+
+
+async def test_requests_are_answered_while_it_finishes(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    handlers.register("Query", lambda message: message.payload)
+    handlers.finish()
+    handlers.request_arrived(request(1, "hi"))
+    assert await outcomes.until(1) == [("responded", 1, "hi", "", "")]
+    await asyncio.wait_for(handlers.finished(), 20)
+
+
+async def test_whoever_waits_in_a_handler_for_all_to_finish_does_not_wait_for_himself(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    async def leave(_: AgentMessage) -> None:
+        handlers.finish()
+        await handlers.finished()
+        await asyncio.create_task(handlers.finished())
+
+    handlers.register("Note", leave)
+    handlers.message_arrived(message("1"))
+    assert await outcomes.until(1) == [("completed", "1", True, "")]
+
+
+async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_named(
+    handlers: Handlers, outcomes: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def endless(_: AgentMessage) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    handlers.register("Note", endless)
+    handlers.message_arrived(message("m-1", source="ada-1"))
+    await asyncio.wait_for(started.wait(), 20)
+    handlers.finish()
+    handlers.stop()
+    await asyncio.wait_for(cancelled.wait(), 20)
+    (line,) = caplog.messages
+    assert "message m-1 ('Note' from ada-1) is not finished" in line
+    assert outcomes.said == []

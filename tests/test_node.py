@@ -30,6 +30,7 @@ from p2pmesh import (
     UnknownTarget,
 )
 from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol.timing import LEAVE_TIMEOUT
 from p2pmesh.protocol.types import (
     Alone,
     LeaderChanged,
@@ -197,6 +198,69 @@ async def test_a_handler_may_make_its_node_leave(make: Make, meet: Meet) -> None
     a.send_nowait("b", "stop", type="Note")
     await until(a, lambda: state_of("b", a) == ["left"])
     await asyncio.wait_for(b.serve_forever(), HANG)
+
+
+async def test_leaving_waits_for_a_handler_that_runs_and_starts_no_other(
+    make: Make, meet: Meet
+) -> None:
+    a, b = make("a"), make("b")
+    started, may_end = asyncio.Event(), asyncio.Event()
+    ran: list[Any] = []
+
+    @b.on("Note")
+    async def slow(message: AgentMessage) -> None:
+        ran.append(message.payload)
+        started.set()
+        await may_end.wait()
+
+    await meet(a, b)
+    runs, waits = [await a.send("b", each, type="Note") for each in ("runs", "waits")]
+    await asyncio.wait_for(started.wait(), HANG)
+    leaving = asyncio.create_task(b.leave())
+    await asyncio.sleep(0)
+    assert b._running.handlers._is_finishing
+    assert not leaving.done()
+    may_end.set()
+    await asyncio.wait_for(leaving, HANG)
+    await runs.done(HANG)
+    with pytest.raises(PeerUnreachable):
+        await waits.done(HANG)
+    assert [letter.message_id for letter in a.dead_letters()] == [waits.message_id]
+    assert ran == ["runs"]
+
+
+async def test_a_handler_that_never_ends_holds_its_node_for_5_s_and_its_message_comes_again(
+    make: Make, meet: Meet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = make("a"), make("b", data_dir=tmp_path / "b")
+    started = asyncio.Event()
+    attempts: list[int] = []
+
+    @b.on("Note")
+    async def endless(message: AgentMessage) -> None:
+        attempts.append(message.attempt)
+        started.set()
+        await asyncio.Event().wait()
+
+    await meet(a, b)
+    delivery = await a.send("b", "x", type="Note")
+    await asyncio.wait_for(started.wait(), HANG)
+    began = time.monotonic()
+    await b.leave()
+    took = time.monotonic() - began
+    assert LEAVE_TIMEOUT <= took < HANG, "5 s where the machine is not loaded"
+    (line,) = [each for each in caplog.messages if "is not finished" in each]
+    assert f"message {delivery.message_id} ('Note' from {a.instance_id})" in line
+    assert delivery.state == "stored"
+    b = make("b", data_dir=tmp_path / "b")
+
+    @b.on("Note")
+    async def handle(message: AgentMessage) -> None:
+        attempts.append(message.attempt)
+
+    await meet(b)
+    await delivery.done(HANG)
+    assert attempts == [1, 2]
 
 
 async def test_leaving_while_joining_is_quick(make: Make) -> None:

@@ -120,6 +120,7 @@ class Mesh:
         self._looked_at = -timing.NEWS_INTERVAL
         self._ticked_at = at.now
         self._leaving_until: float | None = None
+        self._is_working = False  # while it leaves: handlers of messages run
         self._is_stopped = False
         self._is_introduced = False
 
@@ -479,13 +480,22 @@ class Mesh:
 
     # --- commands: leaving ----------------------------------------------------------------
 
-    def leave(self, at: Instant) -> None:
-        """Say goodbye once running handlers and receipts are in, 5 s at most;
-        ``Stop("left")`` follows."""
+    def leave(self, at: Instant, *, is_working: bool = False) -> None:
+        """Say goodbye once receipts are in, 5 s at most; ``Stop("left")`` follows.
+        ``is_working``: not before ``handlers_ended``, too."""
         self._core.at = at
         if self._leaving_until is None:
+            self._is_working = is_working
             self._leaving_until = at.now + timing.LEAVE_TIMEOUT
             self._post.begin_leave(at)
+            self._settle()
+            self._leave_when_drained()
+
+    def handlers_ended(self, at: Instant) -> None:
+        """No message is being handled any more: all their outcomes were told."""
+        self._core.at = at
+        self._is_working = False
+        if self._leaving_until is not None and not self._is_stopped:
             self._settle()
             self._leave_when_drained()
 
@@ -882,7 +892,8 @@ class Mesh:
     def _leave_when_drained(self) -> None:
         core = self._core
         assert self._leaving_until is not None
-        if not self._office.is_drained and core.at.now < self._leaving_until:
+        is_over = self._office.is_drained and not self._is_working
+        if not is_over and core.at.now < self._leaving_until:
             core.timers.set("leave", None, core.at.now + 0.02)
             return
         self._joining.leave()

@@ -156,3 +156,16 @@ def test_a_reason_is_told_once_an_attempt() -> None:
         door.greet(link, Life(BORN, 0, 1), versions=(7, 8))
         door.pass_time(5.0)
     assert [event.reason for event in events] == ["speaks versions 7..8, we 1..1"]
+
+
+def test_a_node_leaves_once_its_handlers_have_ended_or_its_time_is_over() -> None:
+    for ends in (True, False):
+        door = Door()
+        door.do("leave", is_working=True)
+        door.pass_time(1.0)
+        assert not door.is_stopped
+        if ends:
+            door.do("handlers_ended")
+        else:
+            door.pass_time(timing.LEAVE_TIMEOUT)
+        assert door.is_stopped

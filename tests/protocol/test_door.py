@@ -439,9 +439,13 @@ class AnyOrder(RuleBasedStateMachine):
         mesh.links(at)
         mesh.counters()
 
+    @rule(is_working=st.booleans())
+    def the_user_leaves(self, is_working: bool) -> None:
+        self.door.do("leave", is_working=is_working)
+
     @rule()
-    def the_user_leaves(self) -> None:
-        self.door.do("leave")
+    def handlers_have_ended(self) -> None:
+        self.door.do("handlers_ended")
 
     def _command(self, method: str, *arguments: Any, **options: Any) -> None:
         """Commands raise for the caller's own mistakes, and nothing else."""
