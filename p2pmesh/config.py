@@ -245,6 +245,10 @@ class Settings:
         "drop", "drop this dead letter, or all", "dead-letters", metavar="ID", read=read_text,
     )  # fmt: skip
 
+    stream: bool = _setting(
+        "stream", "print each part of the answer as it comes; --timeout is for each", "request"
+    )
+
     # demo
     agents: int = _setting(
         "agents", "number of agents", "demo",

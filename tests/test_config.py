@@ -85,7 +85,7 @@ EXAMPLES = {
     "key_file": "/key", "require_key": "1", "quorum": "2", "preset": "wifi", "echo": "1",
     "exec": "jq .", "url": "http://127.0.0.1:8077", "discover": "1", "type": "Greeting",
     "from_": "me", "timeout": "2.5", "retry": "all", "drop": "all",
-    "agents": "5", "keep": "1",
+    "agents": "5", "keep": "1", "stream": "1",
 }  # fmt: skip
 
 

@@ -93,6 +93,32 @@ class NodeClient:
             raise MeshError(f"{self.url} sends events that are not JSON") from None
         raise MeshError(f"the node at {self.url} ended")
 
+    def parts(self, path: str, body: object, timeout: float) -> Iterator[Any]:
+        """The parts of an answer as they come, the first within ``timeout``.  Raises
+        MeshError, also for what ends it before its end."""
+        content = json.dumps(body).encode()
+        answer = self._open("POST", f"{path}?stream=1", content, max(timeout, EVENT_TIMEOUT))
+        if answer.status != 200:
+            raise _refusal(answer.status, answer.read(), self.url)
+        try:
+            event = b""
+            while line := answer.readline():
+                if line.startswith(b"event:"):
+                    event = line[6:].strip()
+                elif not line.startswith(b"data:"):
+                    continue
+                elif event == b"part":
+                    yield json.loads(line[5:])
+                elif event == b"error":
+                    raise _refusal(0, line[5:], self.url)
+                else:
+                    return
+        except (OSError, http.client.HTTPException):
+            pass  # as if it had ended
+        except ValueError:
+            raise MeshError(f"{self.url} sends parts that are not JSON") from None
+        raise MeshError(f"the node at {self.url} ended in the middle of the answer")
+
     def close(self) -> None:
         self._connection.close()
 

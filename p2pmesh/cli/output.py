@@ -85,9 +85,9 @@ class Output:
             console.print(Text(text, style=style), soft_wrap=True, end="")
         return capture.get()
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, end: str = "\n") -> None:
         try:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(text + end)
             sys.stdout.flush()
         except BrokenPipeError:
             raise

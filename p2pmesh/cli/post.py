@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from p2pmesh.cli.call import Call
 from p2pmesh.cli.local import NodeClient, choose, segment
+from p2pmesh.cli.output import Output, printable
 from p2pmesh.errors import ConfigError
 
 SAFE_WITHIN: Final = 2.0  # what is still queued then is reported as queued
@@ -45,12 +47,13 @@ def request(call: Call) -> int:
         "payload": read_payload(call.payload),
         "timeout": settings.timeout,
     }
+    timeout = settings.timeout + _ANSWER_MARGIN
     with choose(settings) as node:
-        source = settings.from_ or node.own_instance()
-        answer = node.post(
-            f"/v1/request/{segment(source)}", body, timeout=settings.timeout + _ANSWER_MARGIN
-        )
-    payload = answer["payload"]
+        path = f"/v1/request/{segment(settings.from_ or node.own_instance())}"
+        if settings.stream:
+            _print_parts(call.out, node.parts(path, body, timeout))
+            return 0
+        payload = node.post(path, body, timeout=timeout)["payload"]
     if settings.json or not isinstance(payload, str):
         call.out.object(payload)
     elif call.out.is_terminal:
@@ -59,6 +62,26 @@ def request(call: Call) -> int:
     else:
         call.out.write(payload)
     return 0
+
+
+def _print_parts(out: Output, parts: Iterator[object]) -> None:
+    """Texts one behind the other, as a model's tokens are read; anything else, and with
+    ``--json`` everything, as JSON on a line of its own."""
+    is_in_line = False
+    try:
+        for part in parts:
+            if out.json or not isinstance(part, str):
+                if is_in_line:
+                    out.write("")
+                is_in_line = False
+                out.object(part)
+            elif part:
+                shown = "\n".join(map(printable, part.split("\n"))) if out.is_terminal else part
+                out.write(shown, end="")
+                is_in_line = not part.endswith("\n")
+    finally:
+        if is_in_line:
+            out.write("")
 
 
 def _post(call: Call, node: NodeClient, target: str | None, payload: object) -> int:

@@ -193,6 +193,49 @@ def test_a_type_is_known_or_custom(
     assert node.body_of("POST /messages/send/ada-1")["message_type"] == on_the_wire
 
 
+def frames(*parts: Any, end: str = "end", data: Any = None) -> bytes:
+    events = [("part", part) for part in parts] + [(end, data)]
+    return b":\n\n" + b"".join(
+        f"event: {event}\ndata: {json.dumps(data)}\n\n".encode() for event, data in events
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "text", "lines"),
+    [
+        (["Once", " upon", " a"], "Once upon a\n", '"Once"\n" upon"\n" a"\n'),
+        (["one\n", "two\n"], "one\ntwo\n", '"one\\n"\n"two\\n"\n'),
+        ([{"n": 1}, "text", [2], "", None], '{"n":1}\ntext\n[2]\nnull\n',
+         '{"n":1}\n"text"\n[2]\n""\nnull\n'),
+        ([], "", ""),
+    ],
+)  # fmt: skip
+def test_a_streamed_request_prints_texts_behind_each_other_and_json_by_lines(
+    p2pmesh: Run, node: FakeNode, parts: list[Any], text: str, lines: str
+) -> None:
+    node.answers["POST /v1/request/ada-1?stream=1"] = (200, frames(*parts))
+    assert p2pmesh("request", "--stream", "ada", "?") == (0, text, "")
+    assert p2pmesh("request", "--stream", "ada", "?", "--json") == (0, lines, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "out", "words"),
+    [
+        ((200, frames("one", end="error", data={"detail": "no more"})), "one\n", "no more"),
+        ((200, frames("one").partition(b"event: end")[0]), "one\n", "in the middle of the answer"),
+        ((200, b"event: part\ndata: {\n\n"), "", "not JSON"),
+        ((404, {"detail": "nobody here"}), "", "nobody here"),
+    ],
+)
+def test_what_ends_a_streamed_request_early_follows_what_was_printed(
+    p2pmesh: Run, node: FakeNode, answer: Any, out: str, words: str
+) -> None:
+    node.answers["POST /v1/request/ada-1?stream=1"] = answer
+    status, printed, errors = p2pmesh("request", "--stream", "ada")
+    assert (status, printed) == (1, out)
+    assert words in errors
+
+
 def test_request_prints_the_payload_of_the_answer_alone(p2pmesh: Run, node: FakeNode) -> None:
     node.answers["POST /v1/request/ada-1"] = (200, {"payload": {"sum": 3}})
     assert p2pmesh("request", "ada", "[1, 2]", "--timeout", "2.5") == (0, '{"sum":3}\n', "")
