@@ -67,6 +67,14 @@ def test_the_asker_gets_its_answer_whoever_starts_first(
     started["worker.py"].communicate(timeout=HANG)
 
 
+def test_parts_are_printed_as_they_come(run: Callable[[str], subprocess.Popen[str]]) -> None:
+    process = run("stream.py")
+    assert process.stdout is not None
+    assert process.stdout.read(4) == "Once"
+    rest, errors = process.communicate(timeout=HANG)
+    assert (rest.strip(), process.returncode) == ("upon a time there was a mesh.", 0), errors
+
+
 @pytest.mark.parametrize(("name", "most"), [("worker.py", 9), ("ask.py", 7)])
 def test_an_example_is_short_and_configures_nothing(name: str, most: int) -> None:
     text = (EXAMPLES / name).read_text()
