@@ -117,16 +117,16 @@ class Chronicle:
             )
         )
 
-    def message_moved(self, action: MessageMoved, *, is_here: bool) -> None:
-        """``is_here``: the recipient's mailbox is on this node, which told by itself
-        that the message expired or is dead."""
+    def message_moved(self, action: MessageMoved) -> None:
+        """A message that was accepted here.  (Of others the core tells how they end at a
+        recipient that lives here.)"""
         message_id, recipient = action.message_id, action.recipient
         match action.state:
             case "done":
                 self._events.publish(MessageDone(message_id=message_id, recipient=recipient))
-            case "expired" if not is_here:
+            case "expired":
                 self._events.publish(MessageExpired(message_id=message_id, recipient=recipient))
-            case "dead" if not is_here:
+            case "dead":
                 self._events.publish(
                     MessageDead(message_id=message_id, recipient=recipient, reason=action.reason)
                 )

@@ -415,9 +415,7 @@ class Running:
     def _message_moved(self, action: MessageMoved) -> None:
         self.exchange.moved(action)
         if self.events.is_read:
-            instance = self.core.instance(action.recipient)
-            is_here = instance is not None and instance.home == self.core.node_id
-            self._chronicle.message_moved(action, is_here=is_here)
+            self._chronicle.message_moved(action)
 
     def _happened(self, event: Event) -> None:
         """Something worth telling, and for some of it something to do."""

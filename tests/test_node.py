@@ -36,6 +36,8 @@ from p2pmesh.protocol.types import (
     LeaderChanged,
     Lost,
     MemberJoined,
+    MessageDead,
+    MessageDone,
     MessageEvent,
     Token,
 )
@@ -1013,6 +1015,30 @@ async def test_what_a_handler_gave_up_is_listed_at_its_sender_and_can_be_sent_ag
     await delivery.done(HANG)
     assert a.dead_letters() == ()
     assert await a.retry_dead_letter(letter.message_id) == ()
+
+
+@pytest.mark.parametrize("recipient", ["a", "b"])
+@pytest.mark.usefixtures("impatient")
+async def test_a_death_is_told_once_wherever_the_recipient_lives(
+    make: Make, meet: Meet, recipient: str
+) -> None:
+    nodes = {name: make(name) for name in "ab"}
+    faults = clumsy(nodes[recipient])
+    await meet(*nodes.values())
+    events = nodes["a"].events()
+    delivery = await nodes["a"].send(recipient, "x", type="Note")
+    with pytest.raises(RemoteError):
+        await delivery.done(HANG)
+    faults.clear()
+    last = await nodes["a"].send(recipient, "last", type="Note")
+    told: list[tuple[str, str]] = []
+    async with asyncio.timeout(HANG):
+        async for event in events:
+            if isinstance(event, MessageDead):
+                told.append((event.message_id, event.reason))
+            if isinstance(event, MessageDone) and event.message_id == last.message_id:
+                break
+    assert told == [(delivery.message_id, "RuntimeError: out of order")]
 
 
 @pytest.mark.usefixtures("impatient")

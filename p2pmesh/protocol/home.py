@@ -316,11 +316,14 @@ class Home:
             else:
                 self._counters["cast_mailbox_full"] += 1
                 refused.append((instance_id, "mailbox full"))
-                self._ways.effects.append(
-                    MessageDead(
-                        message_id=envelope.message_id, recipient=instance_id, reason="mailbox full"
+                if via != self._ways.me:  # else its MessageMoved says it
+                    self._ways.effects.append(
+                        MessageDead(
+                            message_id=envelope.message_id,
+                            recipient=instance_id,
+                            reason="mailbox full",
+                        )
                     )
-                )
         return tuple(delivered), tuple(refused)
 
     def query(self, box: Mailbox, envelope: Envelope, via: NodeId, deadline: float) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from p2pmesh.errors import QueueFull, UnknownTarget
 from p2pmesh.protocol import limits, timing
-from p2pmesh.protocol.types import MessageMoved
+from p2pmesh.protocol.types import MessageDead, MessageMoved
 from tests.protocol.offices import Office, World, audit
 
 FAILED_FOR_GOOD = 200.0  # seconds: longer than all retries of a handler take
@@ -333,6 +333,22 @@ def test_a_refused_copy_of_a_broadcast_does_not_die_twice_when_its_node_restarts
     world.link(a, c)
     world.pass_time(120.0)
     assert c.arrived() == [b"all"]
+
+
+def test_each_death_of_a_broadcast_s_copy_is_told_once_at_each_node() -> None:
+    _, a, b = pair()
+    a.call("register", "g")
+    for _ in range(limits.MAILBOX_MESSAGES_MAX):
+        a.send("g")
+    message_id = a.broadcast(source="a-1")
+    assert a.moves(message_id).count(("g", "dead")) == 1
+    assert a.of(MessageDead) == [], "its MessageMoved is told as an event"
+    b.auto_completes = False
+    for _ in range(limits.MAILBOX_MESSAGES_MAX):
+        a.send("b-1")
+    message_id = a.broadcast()
+    assert a.moves(message_id).count(("b-1", "dead")) == 1
+    assert [each.message_id for each in b.of(MessageDead)] == [message_id]
 
 
 def test_each_death_is_told_once() -> None:
