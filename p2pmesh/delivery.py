@@ -26,6 +26,7 @@ from p2pmesh.errors import (
     StoreFull,
     UnknownTarget,
 )
+from p2pmesh.loops import refuse_outside
 from p2pmesh.protocol.types import MessageMoved, MessageState, SendRefused
 
 State: TypeAlias = MessageState | Literal["refused"]
@@ -36,15 +37,18 @@ _OVER: Final = frozenset({"done", "expired", "dead", "refused"})
 class Watched:
     """Something that changes, and whose changes can be awaited."""
 
-    __slots__ = ("__weakref__", "_waiters")
+    __slots__ = ("__weakref__", "_loop", "_waiters")
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[None]] = []
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until ``is_so``, which is looked at now and at every change."""
+        """Wait until ``is_so``, which is looked at now and at every change.  Raises
+        NotStarted in another loop than it was made in: nobody would be woken there."""
         while not is_so():
-            waiter = asyncio.get_running_loop().create_future()
+            refuse_outside(self._loop)
+            waiter = self._loop.create_future()
             self._waiters.append(waiter)
             try:
                 await waiter

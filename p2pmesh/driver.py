@@ -24,6 +24,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from p2pmesh.errors import MeshError, NotStarted
 from p2pmesh.lag import Lag
+from p2pmesh.loops import refuse_outside
 from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.timing import LAG_TOLERANCE
 from p2pmesh.protocol.types import (
@@ -127,9 +128,10 @@ class Driver:
         self, call: Callable[Concatenate[Instant, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Call a method of the core with the time and these arguments.  Raises
-        NotStarted after the end, and what the method raises."""
+        NotStarted after the end or outside of the loop, and what the method raises."""
         if self.is_stopped:
             raise NotStarted("this node has ended: make a new one")
+        refuse_outside(self._loop)
         try:
             return call(self._now(), *args, **kwargs)
         finally:

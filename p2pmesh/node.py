@@ -50,7 +50,7 @@ class Node:
             await node.serve_forever()
 
     A node runs once: when it has left, make another.  It belongs to the event loop
-    in which it was entered.
+    in which it was entered, and refuses calls from threads and from other loops.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Node:
     async def joined(self) -> Joined:
         """Until this node has taken its life in the mesh: the event that says which.
         Raises IdentityConflict when a live node has its identity."""
-        return await asyncio.shield(self._running.joined)
+        return await asyncio.shield(self._running_here.joined)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -168,7 +168,7 @@ class Node:
             async with self:
                 await self.serve_forever()
         else:
-            await asyncio.shield(self._running.ended)
+            await asyncio.shield(self._running_here.ended)
 
     async def leave(self) -> tuple[Delivery, ...]:
         """Say goodbye and close everything, within 5 s; running handlers may end and
@@ -177,6 +177,7 @@ class Node:
         run = self._run
         if run is None or self._is_in_child:
             return ()
+        run.refuse_elsewhere()
         await run.leave()
         return run.unsafe
 
@@ -270,11 +271,13 @@ class Node:
     def messages(self, type: str | None = None) -> MessageReader:
         """An async iterator of messages of ``type`` (None: of every type) that no
         handler takes; each needs ``await message.ack()``."""
+        self._refuse_elsewhere()
         return self._handlers.reader(type)
 
     def events(self) -> EventReader:
         """An async iterator of what happens from now on.  One that does not keep up
         loses the oldest events and gets a ``Lost`` that says how many."""
+        self._refuse_elsewhere()
         return self._events.subscribe()
 
     # --- what goes out ------------------------------------------------------------------------
@@ -299,7 +302,7 @@ class Node:
         delivery = self.send_nowait(
             target, payload, type=type, ttl=ttl, correlation_id=correlation_id
         )
-        await self._running.exchange.until_safe(delivery)
+        await self._running_here.exchange.until_safe(delivery)
         return delivery
 
     def send_nowait(
@@ -314,7 +317,7 @@ class Node:
         """As :meth:`send`, without waiting: many of these travel together.  What is
         wrong with the target is told by the delivery."""
         target, named = _address(target)
-        run = self._running
+        run = self._running_here
         return run.exchange.send(
             run.instance_id,
             target,
@@ -334,7 +337,7 @@ class Node:
         side's handler raised, or ``no_handler``.
         """
         target, named = _address(target)
-        run = self._running
+        run = self._running_here
         return await run.exchange.request(
             run.instance_id, target, payload, type=type, timeout=timeout, named=named
         )
@@ -355,7 +358,7 @@ class Node:
         Raises as :meth:`send`; reading raises as :meth:`request`, after the parts that came.
         """
         target, named = _address(target)
-        run = self._running
+        run = self._running_here
         return run.exchange.stream(
             run.instance_id, target, payload, type=type, timeout=timeout, named=named
         )
@@ -365,7 +368,7 @@ class Node:
     ) -> Broadcast:
         """Send to every instance that is alive now but this one.  The payload has to
         be one that JSON has: guests read it.  Raises as :meth:`send`."""
-        run = self._running
+        run = self._running_here
         broadcast = run.exchange.broadcast(run.instance_id, payload, type=type, ttl=ttl)
         await run.exchange.until_kept(broadcast)
         return broadcast
@@ -438,7 +441,7 @@ class Node:
         This node itself counts only where nothing but ``count`` is asked for, so
         ``wait_for(count=3)`` waits for two others.  Raises RequestTimeout.
         """
-        run = self._running
+        run = self._running_here
         is_selective = any(wanted is not None for wanted in (name, id, capability))
 
         def present() -> tuple[Member, ...]:
@@ -475,6 +478,17 @@ class Node:
         if self._run is None or not self._run.is_driven:
             raise NotStarted("enter the node first: 'async with node:', or node.serve_forever()")
         return self._run
+
+    def _refuse_elsewhere(self) -> None:
+        """As ``_running_here``, for what may be called before the start."""
+        if self._run is not None or self._is_in_child:
+            self._running.refuse_elsewhere()
+
+    @property
+    def _running_here(self) -> Running:
+        run = self._running
+        run.refuse_elsewhere()
+        return run
 
     def _leader_info(self) -> LeaderInfo:
         run = self._running

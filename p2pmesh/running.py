@@ -38,6 +38,7 @@ from p2pmesh.handlers import Handlers
 from p2pmesh.http.tokens import Grant, Scope, Tokens
 from p2pmesh.ids import new_instance_id
 from p2pmesh.leadership import Leadership
+from p2pmesh.loops import refuse_outside
 from p2pmesh.nodeconfig import NodeConfig
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.mesh import Mesh
@@ -117,7 +118,7 @@ class Running:
         self.started_at = time.time()
         self.is_driven = False  # there is a core; it may have ended meanwhile
         self.unsafe: tuple[Delivery, ...] = ()  # at the end: what no second node has
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         #: The node has taken its life.
         self.joined: asyncio.Future[Joined] = loop.create_future()
         #: All is closed; an IdentityConflict when another node made this one end.
@@ -170,10 +171,17 @@ class Running:
         return tuple(join_address(host, self.port) for host in hosts)
 
     def query(self, view: Callable[[Instant], T]) -> T:
-        """What a view of the core shows now.  Raises NotStarted after the end."""
+        """What a view of the core shows now.  Raises NotStarted after the end, and
+        outside of the loop."""
         if self.driver.is_stopped:
             raise NotStarted("this node has ended: make a new one")
+        refuse_outside(self._loop)
         return view(instant())
+
+    def refuse_elsewhere(self) -> None:
+        """Raise NotStarted outside of the loop, while there is something to be kept from."""
+        if not self.ended.done():
+            refuse_outside(self._loop)
 
     def counters(self) -> dict[str, int]:
         transport = {f"transport_{k}": n for k, n in self.driver.transport.dropped.items()}
