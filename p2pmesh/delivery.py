@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
+from p2pmesh.arguments import refuse_unless_wait
 from p2pmesh.errors import (
     AmbiguousTarget,
     MeshError,
@@ -102,6 +103,8 @@ class Delivery(Watched):
     async def done(self, timeout: float | None = None) -> None:
         """Until the recipient finished it.  Raises as :meth:`stored`, RemoteError
         where the recipient's handler gave up, RequestTimeout after ``timeout``."""
+        if timeout is not None:
+            refuse_unless_wait("timeout", timeout)
         try:
             async with asyncio.timeout(timeout):
                 await self.until(lambda: self.is_over)
@@ -169,6 +172,8 @@ class Broadcast(Watched):
     async def stored(self, timeout: float | None = None) -> None:
         """Until every recipient's home has its copy, or has refused it.  What the
         recipients do with it stays at their homes.  Raises RequestTimeout."""
+        if timeout is not None:
+            refuse_unless_wait("timeout", timeout)
         try:
             async with asyncio.timeout(timeout):
                 await self.until(lambda: not self._waiting_for())

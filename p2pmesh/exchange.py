@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from p2pmesh.arguments import refuse_unless_seconds
 from p2pmesh.delivery import Broadcast, Deliveries, Delivery, Watched, error_of
 from p2pmesh.driver import Driver
 from p2pmesh.errors import ConfigError, MeshError, NotStarted
@@ -372,8 +373,7 @@ class Exchange:
             raise ConfigError(f"type {type!r:.80}: at most {TYPE_MAX} bytes are carried")
         if correlation_id is not None and _size("correlation_id", correlation_id) > CORRELATION_MAX:
             raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} bytes are carried")
-        if isinstance(lasts, bool) or not isinstance(lasts, int | float) or not lasts > 0:
-            raise ConfigError(f"{what} {lasts!r}: give seconds above 0")
+        refuse_unless_seconds(what, lasts)
 
     def _refuse_if_ended(self) -> None:
         if self._driver.is_stopped:

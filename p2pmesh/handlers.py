@@ -33,6 +33,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
+from p2pmesh.arguments import refuse_unless_callable, refuse_unless_count, refuse_unless_type
 from p2pmesh.errors import ConfigError, MeshError, RemoteError
 from p2pmesh.generators import parts_of
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of
@@ -155,12 +156,11 @@ class Handlers:
     def register(self, kind: str | None, handler: Handler, concurrency: int = 1) -> None:
         """``handler`` runs for every message of type ``kind``; None: for those that
         neither a handler nor a reader of their own type takes.  Raises ConfigError."""
+        refuse_unless_type("type", kind)
         if kind in self._registered:
             raise ConfigError(f"there is a handler for {kind!r} already: one handles a type")
-        if concurrency < 1:
-            raise ConfigError(f"concurrency {concurrency}: give at least 1")
-        if not callable(handler):
-            raise ConfigError(f"{handler!r} is no function: a handler takes one message")
+        refuse_unless_count("concurrency", concurrency)
+        refuse_unless_callable(handler, "message")
         is_async = any(
             inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
             for function in (handler, type(handler).__call__)  # or an object that is called

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
+from p2pmesh.arguments import refuse_unless_callable
 from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol.types import Demoted, Elected, LeaderInfo, Token
 
@@ -52,12 +53,15 @@ class Leadership:
 
     def on_elected(self, callback: F) -> F:
         """Call it (a function or a coroutine function) with the token when this node
-        begins to lead.  A decorator."""
+        begins to lead.  A decorator.  Raises ConfigError."""
+        refuse_unless_callable(callback, "token")
         self._on_elected.append(callback)
         return callback
 
     def on_demoted(self, callback: F) -> F:
-        """Call it with the reason when this node no longer leads.  A decorator."""
+        """Call it with the reason when this node no longer leads.  A decorator.
+        Raises ConfigError."""
+        refuse_unless_callable(callback, "reason")
         self._on_demoted.append(callback)
         return callback
 

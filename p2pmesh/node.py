@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 from weakref import WeakSet
 
+from p2pmesh.arguments import refuse_unless_count, refuse_unless_text, refuse_unless_wait
 from p2pmesh.delivery import Broadcast, Delivery
 from p2pmesh.errors import ConfigError, NotStarted, RequestTimeout
 from p2pmesh.events import EventHub, EventReader
@@ -33,6 +34,7 @@ H = TypeVar("H", bound=Handler)
 Target: TypeAlias = str | Member
 
 _LIVE = ("alive", "suspect")
+_FORKED = "this process was forked from the node's: make a new node in it"
 
 
 class Node:
@@ -261,6 +263,8 @@ class Node:
         order, one at a time unless ``concurrency`` allows more.  A message whose
         handler raises comes again, five times; an asker gets RemoteError.
         """
+        if callable(type):
+            raise ConfigError(f"node.on was given {type!r:.80}: write @node.on() above it")
 
         def register(handler: H) -> H:
             self._handlers.register(type, handler, concurrency)
@@ -379,7 +383,7 @@ class Node:
         """What this node accepted and ended dead, the oldest first: the handler of its
         recipient gave up, it left for good, it had no room for a broadcast.  They are
         kept for 30 days, 1,000 or 64 MiB of them, on disk where there is a data dir."""
-        return self._running.exchange.dead_letters()
+        return self._running_here.exchange.dead_letters()
 
     async def retry_dead_letter(
         self, message_id: str, recipient: str | None = None
@@ -391,7 +395,7 @@ class Node:
         one; none: there is no such dead letter.  Raises UnknownTarget (its recipient
         left for good), QueueFull, StoreFull: then it stays.
         """
-        exchange = self._running.exchange
+        exchange = self._running_here.exchange
         deliveries = exchange.retry(message_id, recipient)
         for delivery in deliveries:
             await exchange.until_kept(delivery)
@@ -400,7 +404,7 @@ class Node:
     def drop_dead_letter(self, message_id: str, recipient: str | None = None) -> int:
         """Nobody wants it any more (of a broadcast: any copy, or that of ``recipient``).
         Returns how many there were."""
-        return self._running.exchange.drop_dead_letters(message_id, recipient)
+        return self._running_here.exchange.drop_dead_letters(message_id, recipient)
 
     # --- waiting ------------------------------------------------------------------------------
 
@@ -439,10 +443,18 @@ class Node:
         instance or the node) and capability.  With ``count``: until so many are.
 
         This node itself counts only where nothing but ``count`` is asked for, so
-        ``wait_for(count=3)`` waits for two others.  Raises RequestTimeout.
+        ``wait_for(count=3)`` waits for two others.  Raises RequestTimeout, ConfigError.
         """
         run = self._running_here
+        for argument, text in (("name", name), ("id", id), ("capability", capability)):
+            if text is not None:
+                refuse_unless_text(argument, text)
         is_selective = any(wanted is not None for wanted in (name, id, capability))
+        if count is not None:
+            refuse_unless_count("count", count)
+        elif not is_selective:
+            raise ConfigError("wait_for: give a name, an id, a capability or a count")
+        refuse_unless_wait("timeout", timeout)
 
         def present() -> tuple[Member, ...]:
             return tuple(
@@ -474,15 +486,17 @@ class Node:
     @property
     def _running(self) -> Running:
         if self._is_in_child:
-            raise NotStarted("this process was forked from the node's: make a new node in it")
+            raise NotStarted(_FORKED)
         if self._run is None or not self._run.is_driven:
             raise NotStarted("enter the node first: 'async with node:', or node.serve_forever()")
         return self._run
 
     def _refuse_elsewhere(self) -> None:
         """As ``_running_here``, for what may be called before the start."""
-        if self._run is not None or self._is_in_child:
-            self._running.refuse_elsewhere()
+        if self._is_in_child:
+            raise NotStarted(_FORKED)
+        if self._run is not None:
+            self._run.refuse_elsewhere()
 
     @property
     def _running_here(self) -> Running:

@@ -7,12 +7,18 @@ line that made it; the message names the argument, the value and the fix.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from p2pmesh.arguments import read, read_each, read_labels
+from p2pmesh.arguments import (
+    read,
+    read_each,
+    read_labels,
+    refuse_unless_count,
+    refuse_unless_flag,
+)
 from p2pmesh.datadir import Identity
 from p2pmesh.errors import ConfigError
 from p2pmesh.http.tokens import Given, Grant, grants_of
@@ -21,10 +27,12 @@ from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
     read_address,
+    read_choice,
     read_host,
     read_http,
     read_instance_id,
     read_name,
+    read_path,
     read_peer,
     read_port,
 )
@@ -84,10 +92,11 @@ def check(
 ) -> NodeConfig:
     """Check the arguments of ``Node``; raises ConfigError.  Without a ``key`` the
     environment is asked, and may insist on one."""
-    if preset not in PRESETS:
-        raise ConfigError(f"preset {preset!r}: give one of {', '.join(PRESETS)}")
-    if quorum is not None and quorum < 1:
-        raise ConfigError(f"quorum {quorum}: give at least 1")
+    flags = {"mdns": mdns, "http_open": http_open, "agent": agent, "candidate": candidate}
+    for argument, value in flags.items():
+        refuse_unless_flag(argument, value)
+    if quorum is not None:
+        refuse_unless_count("quorum", quorum)
     config = NodeConfig(
         name=read("name", read_name, name) if name is not None else hostname(),
         mesh=read("mesh", read_name, mesh),
@@ -104,12 +113,12 @@ def check(
         http_tokens=_http_tokens(http_token),
         http_open=http_open,
         http_hosts=read_each("http_hosts", read_host, http_hosts),
-        data_dir=Path(data_dir) if isinstance(data_dir, str | os.PathLike) else data_dir,
+        data_dir=_data_home(data_dir),
         keys=_keys(key),
         agent=agent,
         candidate=candidate,
         quorum=quorum,
-        preset=preset,
+        preset=read("preset", read_choice(tuple(PRESETS)), preset),
         zeroconf=zeroconf,
     )
     if config.http_open and config.http_tokens:
@@ -126,11 +135,24 @@ def _http(http: str | None) -> str | None:
     return None if setting == "off" else setting
 
 
+def _data_home(given: DataHome) -> Path | Identity | None:
+    if isinstance(given, str | os.PathLike):
+        return Path(read("data_dir", read_path, os.fspath(given)))
+    if given is not None and not callable(getattr(given, "keep_instance_id", None)):
+        raise ConfigError(f"data_dir {given!r:.80}: give a path, not {type(given).__name__}")
+    return given
+
+
 def _http_tokens(given: Given | None) -> tuple[Grant, ...]:
     """An application that says nothing about tokens obeys who runs it."""
     name = "http_token"
     if given is None:
         name, given = "P2PMESH_HTTP_TOKEN", os.environ.get("P2PMESH_HTTP_TOKEN") or {}
+    is_text = isinstance(given, str) or (
+        isinstance(given, Mapping) and all(isinstance(each, str) for each in given)
+    )
+    if not is_text:  # which is not quoted: it may be secret
+        raise ConfigError(f"{name}: give text, or a scope for each text")
     try:
         return grants_of(given)
     except ValueError as error:
@@ -143,11 +165,19 @@ def _keys(key: Keys) -> tuple[bytes, ...]:
             return _keys_of_environment()
         case str() | bytes():
             return (_key(key),)
-        case _:
+        case Iterable():
             return tuple(_key(each) for each in key)
+    raise ConfigError(f"key: give text or bytes, or up to three of them, not {_kind(key)}")
+
+
+def _kind(value: object) -> str:
+    """Of something that is not quoted: it may be secret."""
+    return type(value).__name__
 
 
 def _key(key: str | bytes) -> bytes:
+    if not isinstance(key, str | bytes):
+        raise ConfigError(f"key: give text or bytes, not {_kind(key)}")
     try:
         return parse_key(key) if isinstance(key, str) else key
     except ConfigError as error:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
+from p2pmesh.arguments import refuse_unless_type
 from p2pmesh.errors import ConfigError
 from p2pmesh.messages import AgentMessage, UnreadablePayload, message_of
 from p2pmesh.protocol.types import MessageArrived
@@ -91,11 +92,15 @@ class Readers:
         self._arrived = arrived
         self._inboxes: dict[str | None, _Inbox] = {}
         self._unclaimed: dict[str, MessageArrived] = {}
+        self._is_closed = False
 
     def open(self, type: str | None) -> MessageReader:
+        refuse_unless_type("type", type)
         if type in self._inboxes:
             raise ConfigError(f"messages of {type!r} are being read already: one reads a type")
-        inbox = self._inboxes[type] = _Inbox()
+        inbox = _Inbox(is_closed=self._is_closed)
+        if not self._is_closed:
+            self._inboxes[type] = inbox
         reader = MessageReader(
             inbox, lambda arrived: self._hand_out(inbox, arrived), self._starting
         )
@@ -131,7 +136,8 @@ class Readers:
             inbox.waiting = deque(left)
 
     def close(self) -> None:
-        """All readers end; what they had is given back to nobody."""
+        """All readers end, later ones at once; what they had is given back to nobody."""
+        self._is_closed = True
         self._unclaimed.clear()
         for inbox in self._inboxes.values():
             inbox.is_closed = True
