@@ -7,6 +7,7 @@ when they are first used, so that the second never imports what the first needs.
     nodes     who is asked, and who is when that one does not answer
     presence  an agent that stays registered
     reading   its messages, one after the other
+    parts     an answer in parts, out of the bytes of its events
     aio, blocking   the two shells that carry it out
     deadline  the connections of the latter
 

@@ -19,6 +19,7 @@ from p2pmesh.client import calls
 from p2pmesh.client.answers import Heartbeat, Instance, Message, Registration, Sent
 from p2pmesh.client.calls import ANSWER_MAX, Answer
 from p2pmesh.client.nodes import Ask, Failure, Flow, Look, Looked, Nodes, Pause, Step
+from p2pmesh.client.parts import SILENCE_MAX, Parts
 from p2pmesh.client.presence import BEAT_INTERVAL, Presence
 from p2pmesh.client.reading import Reading
 from p2pmesh.client.runtime import look
@@ -29,6 +30,7 @@ from p2pmesh.ids import new_instance_id, uuid7
 T = TypeVar("T")
 
 _CONNECTIONS_MAX: Final = 16  # to one node; a long poll holds one
+_WORDS_MAX: Final = 65_536  # of why a request is refused
 
 
 class MeshClient:
@@ -187,6 +189,37 @@ class MeshClient:
         while True:
             yield await self._run(reading.next())
 
+    async def stream(
+        self, source: str, target: str, payload: Any, *, type: str = "Query", timeout: float = 30.0
+    ) -> AsyncGenerator[Any, None]:
+        """Ask an instance, by its id or name, and yield the parts of its answer as they come;
+        an answer that is whole is the only part.
+
+        It is asked when the first part is.  ``timeout``: seconds that each part may take.
+        Leaving off stops the far agent: ``contextlib.aclosing`` makes sure.  Raises
+        UnknownTarget, AmbiguousTarget, RemoteError, RequestTimeout, also after some parts;
+        a node that dies in the middle is PeerUnreachable, and no other is asked then.
+        """
+        request = calls.stream(source, target, payload, type=type, timeout=timeout)
+        answer = await self._run(self._nodes.call(request))
+        response: aiohttp.ClientResponse = answer.body
+        parts = Parts(answer.url, lambda problem: calls.refused(answer, problem, target))
+        try:
+            while not parts.is_over:
+                try:
+                    async with asyncio.timeout(SILENCE_MAX):
+                        chunk = await response.content.readany()
+                except TimeoutError:
+                    raise parts.broken_off("says nothing") from None
+                except aiohttp.ClientError:
+                    chunk = b""
+                if not chunk:
+                    raise parts.broken_off("ended")
+                for part in parts.feed(chunk):
+                    yield part
+        finally:
+            response.close()
+
     # --- its end ------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -232,6 +265,9 @@ class MeshClient:
             headers["Authorization"] = f"Bearer {step.token}"
         asked_at = time.monotonic()
         try:
+            if request.streams:
+                async with asyncio.timeout(limit):
+                    return await self._begin(step, headers)
             async with self._open().request(
                 request.method,
                 f"{step.url}{request.path}",
@@ -255,6 +291,22 @@ class MeshClient:
             return Failure("the connection ended before an answer", is_stale=True)
         except aiohttp.ClientError as error:
             return Failure(f"does not answer as a p2pmesh node does: {type(error).__name__}")
+
+    async def _begin(self, step: Ask, headers: Mapping[str, str]) -> Answer:
+        """An answer that is read as it comes, if it is one."""
+        request = step.request
+        response = await self._open().request(
+            request.method,
+            f"{step.url}{request.path}",
+            data=request.body,
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=None),
+            allow_redirects=False,
+        )
+        if response.ok:
+            return Answer(step.url, response.status, b"", 0.0, response)
+        async with response:
+            return Answer(step.url, response.status, await response.content.read(_WORDS_MAX), 0.0)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._is_closed:

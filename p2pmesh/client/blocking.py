@@ -21,6 +21,7 @@ from p2pmesh.client.answers import Heartbeat, Instance, Message, Registration, S
 from p2pmesh.client.calls import ANSWER_MAX, Answer
 from p2pmesh.client.deadline import Connection
 from p2pmesh.client.nodes import Ask, Failure, Flow, Look, Looked, Nodes, Pause, Step
+from p2pmesh.client.parts import SILENCE_MAX, Parts
 from p2pmesh.client.presence import BEAT_INTERVAL, Presence
 from p2pmesh.client.reading import Reading
 from p2pmesh.client.runtime import look
@@ -169,6 +170,24 @@ class SyncMeshClient:
         while True:
             yield self._run(reading.next())
 
+    def stream(
+        self, source: str, target: str, payload: Any, *, type: str = "Query", timeout: float = 30.0
+    ) -> Iterator[Any]:
+        request = calls.stream(source, target, payload, type=type, timeout=timeout)
+        answer = self._run(self._nodes.call(request))
+        parts = Parts(answer.url, lambda problem: calls.refused(answer, problem, target))
+        with closing(answer.body) as body:
+            while not parts.is_over:
+                try:
+                    chunk = body.read()
+                except TimeoutError:
+                    raise parts.broken_off("says nothing") from None
+                except (OSError, http.client.HTTPException):
+                    chunk = b""
+                if not chunk:
+                    raise parts.broken_off("ended")
+                yield from parts.feed(chunk)
+
     # --- its end ------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -220,9 +239,11 @@ class SyncMeshClient:
         limit = self._timeout + step.request.wait
         connection, is_reused = self._open(step.url, time.monotonic() + limit)
         is_kept = False
+        is_read = None  # as it comes, by who closes it
         try:
             answer = _exchange(connection, step)
             is_kept = isinstance(answer, Answer) and connection.sock is not None
+            is_read = answer.body if isinstance(answer, Answer) else None
             return answer
         except TimeoutError:
             return Failure(f"no answer in {limit:g} s")
@@ -235,7 +256,9 @@ class SyncMeshClient:
         except OSError as error:
             return Failure(error.strerror or "cannot be connected to")
         finally:
-            if is_kept:
+            if is_read is not None:
+                pass
+            elif is_kept:
                 self._keep(step.url, connection)
             else:
                 connection.close()
@@ -274,6 +297,12 @@ def _exchange(connection: Connection, step: Ask) -> Answer | Failure:
         headers["Authorization"] = f"Bearer {step.token}"
     asked_at = time.monotonic()
     connection.request(request.method, request.path, request.body, headers)
+    if request.streams:
+        response = connection.getresponse()
+        if response.status == http.client.OK:
+            return Answer(step.url, response.status, b"", 0.0, _Body(connection, response))
+        with response:
+            return Answer(step.url, response.status, response.read(_CHUNK), 0.0)
     with connection.getresponse() as response:
         content = bytearray()
         while chunk := response.read1(_CHUNK):
@@ -284,3 +313,20 @@ def _exchange(connection: Connection, step: Ask) -> Answer | Failure:
             raise ConnectionResetError
         took = time.monotonic() - asked_at
         return Answer(step.url, response.status, bytes(content), took)
+
+
+class _Body:
+    """An answer that is read as it comes, with its connection."""
+
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+
+    def read(self) -> bytes:
+        """What came; empty: it has ended.  Raises OSError, HTTPException."""
+        self._connection.set_deadline(time.monotonic() + SILENCE_MAX)
+        return self._response.read1(_CHUNK)
+
+    def close(self) -> None:
+        self._response.close()
+        self._connection.close()

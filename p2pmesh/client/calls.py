@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -30,6 +30,7 @@ from p2pmesh.client.answers import (
     Sent,
 )
 from p2pmesh.errors import (
+    AmbiguousTarget,
     ConfigError,
     IdentityConflict,
     MeshError,
@@ -44,7 +45,7 @@ from p2pmesh.errors import (
 from p2pmesh.http.codec import BODY_MAX, KEY_LENGTH_MAX, message_type_out
 from p2pmesh.messages import refuse_unless_json
 from p2pmesh.protocol.limits import MAILBOX_MESSAGES_MAX
-from p2pmesh.values import read_hostname, read_instance_id, read_type
+from p2pmesh.values import REQUEST_TIMEOUT_MAX, read_hostname, read_instance_id, read_type
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -65,6 +66,7 @@ class Answer:
     status: int
     content: bytes
     took: float  # seconds
+    body: Any = None  # the shell's own, of an answer that is read as it comes
 
     @property
     def is_success(self) -> bool:
@@ -124,6 +126,7 @@ class Request(Generic[T]):
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait: float = 0.0  # seconds that the node may take beyond the usual
+    streams: bool = False  # a success is read as it comes
 
 
 def timed(request: Request[T]) -> Request[tuple[T, float]]:
@@ -271,6 +274,65 @@ def acknowledge_messages(instance_id: str, message_ids: Iterable[str]) -> Reques
 def _acknowledged(answer: Answer) -> None:
     if not answer.is_success:
         raise answer.error()
+
+
+# --- requests ----------------------------------------------------------------
+
+
+def stream(source: str, target: str, payload: Any, *, type: str, timeout: float) -> Request[Answer]:
+    """Its Answer's body holds the parts.  Raises ConfigError, MessageTooLarge, and TypeError
+    or ValueError for a payload that JSON does not have."""
+    read("type", read_type, type)
+    refuse_unless_number("timeout", timeout)
+    if not 0 < timeout <= REQUEST_TIMEOUT_MAX:
+        raise ConfigError(f"timeout {timeout}: give seconds up to {REQUEST_TIMEOUT_MAX:g}")
+    refuse_unless_json(payload, 0, repr(target))
+    body = {
+        "target_instance": target,
+        "message_type": message_type_out(type),
+        "payload": payload,
+        "timeout": timeout,
+    }
+
+    def decode(answer: Answer) -> Answer:
+        if not answer.is_success:
+            raise request_error(answer, target)
+        return answer
+
+    asked = _post(f"/v1/request/{_segment(source)}?stream=1", body, decode)
+    return replace(asked, wait=timeout, streams=True)
+
+
+def refused(answer: Answer, problem: bytes, target: str) -> MeshError:
+    """What a problem document in the middle of that answer means."""
+    return request_error(replace(answer, status=0, content=problem, body=None), target)
+
+
+def request_error(answer: Answer, target: str) -> MeshError:
+    """What the problem document of a request means."""
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return answer.error()
+    status = problem.status or answer.status
+    match status:
+        case 404:
+            return UnknownTarget(target, problem.nearest, answer.url)
+        case 409:
+            return AmbiguousTarget(target, problem.candidates)
+        case 502 if problem.code == "unreachable":
+            return PeerUnreachable(problem.detail)
+        case 502:
+            return RemoteError(problem.code, problem.detail, target)
+    return replace(answer, status=status).error()
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    detail: str
+    status: int = 0
+    code: str = "failed"
+    nearest: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
 
 # --- parts -------------------------------------------------------------------

@@ -23,12 +23,13 @@ class Connection(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, ends_at: float) -> None:
         super().__init__(host, port)
         self._ends_at = ends_at
+        self._socket: _Socket | None = None  # also once an answer has taken it over
 
     def set_deadline(self, ends_at: float) -> None:
         """For the next exchange."""
         self._ends_at = ends_at
-        if isinstance(self.sock, _Socket):
-            self.sock.ends_at = ends_at
+        if self._socket is not None:
+            self._socket.ends_at = ends_at
 
     def connect(self) -> None:
         """To the first of the host's addresses that can be connected to."""
@@ -45,7 +46,7 @@ class Connection(http.client.HTTPConnection):
                 sock.close()
                 refusal = error
             else:
-                self.sock = sock
+                self.sock = self._socket = sock
                 return
         raise refusal
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -41,6 +41,14 @@ class InThreads:
         reader = self.client.messages(*arguments, **options)
         while True:
             yield await asyncio.to_thread(next, reader)
+
+    async def stream(self, *arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        parts = self.client.stream(*arguments, **options)
+        try:
+            while (part := await asyncio.to_thread(next, parts, self)) is not self:
+                yield part
+        finally:
+            await asyncio.to_thread(parts.close)  # type: ignore[attr-defined]
 
     async def __aenter__(self) -> InThreads:
         return self
