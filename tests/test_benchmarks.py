@@ -35,3 +35,9 @@ def test_a_quick_look_at_the_registry_prints_what_it_measured(home: Path) -> Non
     assert set(results) == {"agents", "told"}
     assert results["agents"]["ratio"] > 0
     assert results["told"]["worst_ms"] > 0
+
+
+def test_a_quick_look_at_streaming_prints_what_it_measured(home: Path) -> None:
+    results = quick("streaming.py", home)
+    assert set(results) == {"first", "tokens", "large"}
+    assert all(result["p50"] > 0 for result in results.values())
