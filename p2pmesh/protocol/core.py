@@ -155,11 +155,12 @@ class Core:
         pieces = self.news.take(now)
         encoded: dict[tuple[bytes, ...], list[bytes]] = {}  # many links lack the same
         for link in self.links_up.values():
-            is_ring = self.feeds(link)
+            fed = pieces if self.feeds(link) else [piece for piece in pieces if piece.is_mine]
             if link.is_paused:
-                self._keep(link, [p for p in pieces if p[1].is_for(link.id, is_ring=is_ring)])
+                self._keep(link, fed)
                 continue
-            items = tuple([p.item for _, p in pieces if p.is_for(link.id, is_ring=is_ring)])
+            number = link.id
+            items = tuple([piece.item for piece in fed if number not in piece.knowing])
             if items:
                 messages = encoded.get(items)
                 if messages is None:
@@ -169,10 +170,12 @@ class Core:
                     link.say_encoded(message)
                 self._dirty[link.id] = link
 
-    def _keep(self, link: Link, pieces: list[tuple[object, Piece]]) -> None:
+    def _keep(self, link: Link, pieces: list[Piece]) -> None:
         """Its transport is backed up: what it is to be told waits, the newest of each."""
-        for subject, piece in pieces:
-            if not link.backlog.put(subject, piece.item, piece.urgency, None):
+        for piece in pieces:
+            if link.id not in piece.knowing and not link.backlog.put(
+                piece.subject, piece.item, piece.urgency, None
+            ):
                 self.count("news_queue_full")
 
     def touch(self, link: Link) -> None:

@@ -122,7 +122,7 @@ def read_item(item: bytes, book: RecordBook) -> Item | None:
     if known is not None:
         return known
     decoded = decode_item(item)
-    if isinstance(decoded, wire.Question | wire.Vouch | wire.Stall):
+    if isinstance(decoded, wire.Question | wire.Vouch | wire.Stall | wire.Verdict):
         book.said.put(item, decoded)
     return decoded
 

@@ -477,26 +477,26 @@ class Joining:
             self._core.act(Stop("an older agent has this instance id"))
 
     def _rival(self) -> SignedRecord | None:
-        agent = self._core.config.agent
-        if agent is None or self._core.life is None:
+        """An older live node whose agent has my instance id."""
+        mine = self._core.record
+        if mine.instance_id is None or self._core.life is None:
             return None
         for held in self._core.view.all_alive():
-            theirs = held.record.agent
-            is_older = held.seniority < self._core.record.seniority
-            if is_older and theirs is not None and theirs.instance_id == agent.instance_id:
+            if held.instance_id == mine.instance_id and held.seniority < mine.seniority:
                 return held
         return None
 
-    def _is_namesake(self, node: NodeId) -> bool:
-        held = self._core.view.alive(node)
-        mine = self._core.config.agent
-        theirs = held.record.agent if held is not None else None
-        return mine is not None and theirs is not None and mine.instance_id == theirs.instance_id
+    def _is_namesake(self, node: NodeId, mine: str) -> bool:
+        """Has this node my instance id, and is there an older one that has?"""
+        held = self._core.view.nodes.get(node)
+        is_same = isinstance(held, SignedRecord) and held.instance_id == mine
+        return is_same and self._rival() is not None
 
     # --- healing ----------------------------------------------------------------------
 
     def settle(self, changes: Iterable[Changed]) -> None:
         """Remember where failed members were; forget it when they are back or left."""
+        mine = self._core.record.instance_id
         for node, change, before in changes:
             if not isinstance(node, bytes):
                 continue
@@ -508,7 +508,7 @@ class Joining:
                 continue
             if self._failed_addresses:
                 self._failed_addresses.pop(node, None)
-            if change is Change.JOINED and self._is_namesake(node) and self._rival():
+            if change is Change.JOINED and mine is not None and self._is_namesake(node, mine):
                 timers = self._core.timers
                 timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
 

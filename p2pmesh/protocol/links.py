@@ -143,7 +143,7 @@ class Link:
             return b""
         messages, self._urgent, self._urgent_bytes = self._urgent, [], 0
         if self.backlog.pieces:
-            items = [piece.item for _, piece in self.backlog.take(now)]
+            items = [piece.item for piece in self.backlog.take(now)]
             messages.extend(wire.encode(wire.News(group)) for group in pack(items))
         room = _BULK_A_FLUSH
         while self._bulk and room > 0:

@@ -91,8 +91,8 @@ class Lookup:
         for node in nodes:
             held = self._core.view.nodes.get(node)
             signed = held.last if isinstance(held, Tombstone) else held
-            if signed is not None and signed.record.agent is not None:
-                yield signed.record.agent.instance_id
+            if signed is not None and signed.instance_id is not None:
+                yield signed.instance_id
 
     # --- members --------------------------------------------------------------------------
 

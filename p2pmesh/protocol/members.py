@@ -299,14 +299,15 @@ class View:
     def _put(self, node: NodeId, made: SignedRecord | Tombstone, now: float) -> None:
         held = self.nodes.get(node)
         if held is not None:
-            self._toggle(held)
+            self.buckets[held.subject >> _BUCKET_SHIFT] ^= held.version_hash
             self.alive_count -= held.is_alive
-        self._toggle(made)
+        self.buckets[made.subject >> _BUCKET_SHIFT] ^= made.version_hash
+        self._hash = None
         self.alive_count += made.is_alive
         self.nodes[node] = made
         self.hearsay.discard(node)
         self._changed(held, made)
-        if made.version.state is not State.LEFT:
+        if self._ended and made.version.state is not State.LEFT:
             self._ended.pop(node, None)
         if self.guests and (
             held is None
@@ -366,13 +367,14 @@ class View:
 
     def _changed(self, old: Claim | None, new: Claim | None) -> None:
         """Keep the remembered leader right without scanning at every join."""
-        if old is not None and old is self._leader:
+        leader = self._leader
+        if old is not None and old is leader:
             self._leader_known = False
         elif (
             self._leader_known
             and isinstance(new, SignedRecord)
             and new.is_candidate
-            and (self._leader is None or new.seniority < self._leader.seniority)
+            and (leader is None or new.seniority < leader.seniority)
         ):
             self._leader = new
 

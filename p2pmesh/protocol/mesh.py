@@ -734,13 +734,14 @@ class Mesh:
     def _items(self, link: Link, items: Iterable[bytes], *, flood: bool) -> None:
         """News and offers: claims, questions and their answers."""
         core = self._core
+        waiting = core.news.pieces
         for encoded in items:
             known = core.book.by_item(encoded)
             if known is not None:
                 if core.view.nodes.get(known.id) is not known:
                     self._membership.record(known, link, flood=flood)
-                else:
-                    core.news.known(known.id, encoded, link.id)
+                elif waiting:
+                    core.news.known(known.id, link.id, encoded)
                 continue
             match read_item(encoded, core.book):
                 case wire.RecordItem() as item:

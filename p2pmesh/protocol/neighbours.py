@@ -42,13 +42,11 @@ class Neighbours:
 
     def join_rings(self, node: NodeId) -> None:
         """It is alive, and nobody asks whether it is gone."""
-        self._core.rings.add(node)
-        if self._unlinkable or self._core.rings.concerns(node):
+        if self._core.rings.add(node) or self._unlinkable:
             self.rings_changed()
 
     def leave_rings(self, node: NodeId) -> None:
-        self._core.rings.remove(node)
-        if self._unlinkable or self._core.rings.concerns(node):
+        if self._core.rings.remove(node) or self._unlinkable:
             self.rings_changed()
 
     def rings_changed(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from enum import IntEnum
 from math import inf
+from operator import attrgetter
 from typing import Final
 
 from p2pmesh.protocol import limits, timing
@@ -24,6 +25,7 @@ from p2pmesh.protocol import limits, timing
 #: Room for a message's own header beside its items, and for the length of each.
 _ITEMS_BYTES: Final = limits.CHUNK_MAX - 64
 _LENGTH_BYTES: Final = 5
+_urgency: Final = attrgetter("urgency")
 
 
 class Urgency(IntEnum):
@@ -37,16 +39,14 @@ class Urgency(IntEnum):
 class Piece:
     """One piece of news."""
 
-    __slots__ = ("is_mine", "item", "knowing", "urgency")
+    __slots__ = ("is_mine", "item", "knowing", "subject", "urgency")
 
-    def __init__(self, item: bytes, urgency: Urgency, source: int | None) -> None:
+    def __init__(self, subject: object, item: bytes, urgency: Urgency, source: int | None) -> None:
+        self.subject = subject
         self.item = item
         self.urgency = urgency
-        self.is_mine = source is None
-        self.knowing: tuple[int, ...] = () if source is None else (source,)  # links
-
-    def is_for(self, link: int, *, is_ring: bool) -> bool:
-        return (is_ring or self.is_mine) and link not in self.knowing
+        self.is_mine = source is None  # it goes to every peer, not only over ring links
+        self.knowing: tuple[int, ...] = () if source is None else (source,)  # but these links
 
 
 class Round:
@@ -66,7 +66,7 @@ class Round:
 
         False: there is no room and the item was not taken (repair will find it).
         """
-        made = Piece(item, urgency, source)
+        made = Piece(subject, item, urgency, source)
         older = self.pieces.get(subject)
         if older is not None:
             made.urgency = min(urgency, older.urgency)
@@ -78,19 +78,20 @@ class Round:
             self._is_urgent = True
         return True
 
-    def known(self, subject: object, item: bytes, link: int) -> None:
-        """The peer of this link says so itself: it need not be told."""
+    def known(self, subject: object, link: int, item: bytes | None = None) -> None:
+        """The peer of this link says so itself (in these words, or in others that come
+        to the same): it need not be told."""
         piece = self.pieces.get(subject)
-        if piece is not None and piece.item == item:
+        if piece is not None and (item is None or piece.item == item):
             piece.knowing += (link,)
 
     def due_at(self) -> float:
         """When it is to be told; the past: now."""
         return self._hurry_at if self._is_urgent else self._told_at + timing.NEWS_INTERVAL
 
-    def take(self, now: float) -> list[tuple[object, Piece]]:
-        """All of it with its subjects, most urgent first."""
-        taken = list(self.pieces.items())
+    def take(self, now: float) -> list[Piece]:
+        """All of it, most urgent first."""
+        taken = list(self.pieces.values())
         if len(taken) > 1:
             taken.sort(key=_urgency)
         self.pieces.clear()
@@ -100,10 +101,6 @@ class Round:
         full = now - (limits.HURRIES_MAX - 1) * timing.HURRY_INTERVAL
         self._hurry_at = max(self._hurry_at, full) + timing.HURRY_INTERVAL
         return taken
-
-
-def _urgency(news: tuple[object, Piece]) -> Urgency:
-    return news[1].urgency
 
 
 def pack(items: Collection[bytes]) -> Iterator[tuple[bytes, ...]]:

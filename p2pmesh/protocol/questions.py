@@ -197,6 +197,8 @@ class Questions:
         if held is None:
             before = core.view.nodes.get(verdict.subject)
             change = core.view.offer_verdict(verdict, core.at.now)
+            if before is not None and before.version == verdict_version(verdict) and source:
+                core.news.known(verdict.subject, source.id)
             if change is not Change.NONE and flood:
                 core.flood(verdict.subject, wire.encode(verdict), Urgency.ENDING, source=source)
             if change is Change.FULL:

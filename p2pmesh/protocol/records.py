@@ -85,8 +85,8 @@ class SignedRecord:
     Shared, never changed."""
 
     __slots__ = (
-        "id", "is_alive", "is_candidate", "item", "record", "seniority", "signed", "subject",
-        "version", "version_hash",
+        "id", "instance_id", "is_alive", "is_candidate", "item", "record", "seniority", "signed",
+        "subject", "version", "version_hash",
     )  # fmt: skip
 
     def __init__(self, record: Record, signed: bytes) -> None:
@@ -95,6 +95,8 @@ class SignedRecord:
         self.record = record
         self.signed = signed
         self.id: NodeId = record.id
+        #: Of its own agent; None: an observer.
+        self.instance_id = record.agent.instance_id if record.agent is not None else None
         self.is_alive = record.state is State.ALIVE
         #: May it lead?  Candidates are nodes with an agent that did not opt out.
         self.is_candidate = self.is_alive and record.candidate and record.agent is not None
@@ -160,9 +162,9 @@ class RecordBook:
         self._records: Memo[SignedRecord] = Memo(_RECORDS_KEPT)
         self._by_item: Memo[SignedRecord] = Memo(_RECORDS_KEPT)
         self._entries: Memo[SignedEntry] = Memo(_ENTRIES_KEPT)
-        #: Questions and their answers, by the news item that carries them: a flood
-        #: brings each over every link.
-        self.said: Memo[wire.Question | wire.Vouch | wire.Stall] = Memo(_SAID_KEPT)
+        #: Questions, their answers and verdicts, by the news item that carries them: a
+        #: flood brings each over every link.
+        self.said: Memo[wire.Question | wire.Vouch | wire.Stall | wire.Verdict] = Memo(_SAID_KEPT)
         #: A record that is known already, by the news item that carries it: most of what
         #: a flood brings is known.
         self.by_item = self._by_item.get

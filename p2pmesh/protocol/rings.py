@@ -11,7 +11,7 @@ Pure data: no clock, no links.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Collection
 from functools import lru_cache
 from hashlib import blake2b
@@ -31,51 +31,86 @@ class Position(NamedTuple):
 
 
 POSITIONS: Final = tuple(Position(ring, step) for ring in range(RINGS) for step in (1, -1))
-
-
+_CIRCLE: Final = 2**128
 #: From so many changes together on, one sort costs less than as many insertions.
 _SORT_FROM: Final = 32
+
+
+class _Next:
+    """Who is next to me on one ring, by how far clockwise from my point they are."""
+
+    __slots__ = ("after", "before", "mine", "predecessor", "successor")
+
+    def __init__(self, mine: int) -> None:
+        self.mine = mine
+        self.after = _CIRCLE
+        self.successor: NodeId | None = None
+        self.before = 0
+        self.predecessor: NodeId | None = None
+
+    def meet(self, place: _Place) -> bool:
+        """Somebody is there.  True: next to me."""
+        distance = (place[0] - self.mine) % _CIRCLE
+        is_next = False
+        if distance < self.after:
+            self.after, self.successor = distance, place[1]
+            is_next = True
+        if distance > self.before:
+            self.before, self.predecessor = distance, place[1]
+            is_next = True
+        return is_next
 
 
 class Rings:
     """The rings of one node's view, as seen from its own place.
 
-    Who comes and goes is noted, and sorted in when somebody asks: most of it is far
-    from here (``concerns``), and nobody asks.
+    Most who come and go do so far from here.  Who is next to me is known at once; the
+    rings as a whole are put in order when somebody asks for more than that.
     """
 
     def __init__(self, me: NodeId) -> None:
-        self._mine = _places(me)
+        self._me = me
         self._rings: tuple[list[_Place], ...] = tuple([] for _ in range(RINGS))  # sorted
-        self._noted: dict[NodeId, bool] = {}  # since then: is it on the rings?
-        #: On each ring, the places before and after mine; None: nobody is there.
-        self._next: list[tuple[_Place, _Place] | None] = [None] * RINGS
+        # Since then these came, and then these went.
+        self._come: list[tuple[_Place, ...]] = []
+        self._gone: set[NodeId] = set()
+        self._next: list[_Next] | None = [_Next(point) for point, _ in _places(me)]
 
     def __contains__(self, node: NodeId) -> bool:
-        return self._has(node) if (noted := self._noted.get(node)) is None else noted
+        self._sort()
+        place, ring = _places(node)[0], self._rings[0]
+        return _is_at(ring, bisect_left(ring, place), place)
 
     def __len__(self) -> int:
-        self._sort_in()
+        self._sort()
         return len(self._rings[0])
 
-    def add(self, node: NodeId) -> None:
-        self._noted[node] = True
+    def add(self, node: NodeId) -> bool:
+        """True: who is next to me changed, or may have."""
+        places = _places(node)
+        if node in self._gone:
+            self._gone.discard(node)
+        else:
+            self._come.append(places)
+        if node == self._me:
+            return False
+        if self._next is None:
+            return True
+        one, two, three = map(_Next.meet, self._next, places)
+        return one or two or three
 
-    def remove(self, node: NodeId) -> None:
-        self._noted[node] = False
-
-    def concerns(self, node: NodeId) -> bool:
-        """May its coming or going change who is next to me?"""
-        for place, between in zip(_places(node), self._next, strict=True):
-            if between is None:
-                return True
-            before, after = between
-            if before < after:
-                if before <= place <= after:
-                    return True
-            elif place >= before or place <= after:  # the circle closes between the two
-                return True
-        return False
+    def remove(self, node: NodeId) -> bool:
+        """True: who is next to me changed, or may have."""
+        if self._come:
+            self._sort()
+        place = _places(node)[0]
+        if _is_at(self._rings[0], bisect_left(self._rings[0], place), place):
+            self._gone.add(node)
+        if self._next is not None and any(
+            node in (each.successor, each.predecessor) for each in self._next
+        ):
+            self._next = None
+        return self._next is None
 
     def neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
         """The ring neighbours of any node, each once, in ring order.
@@ -91,11 +126,14 @@ class Rings:
 
     def at(self, node: NodeId, position: Position, skip: Collection[NodeId] = ()) -> NodeId | None:
         """The nearest member in that direction that is not skipped."""
-        self._sort_in()
+        if node == self._me and not skip:
+            found = self._known_next()[position.ring]
+            return found.successor if position.step > 0 else found.predecessor
+        self._sort()
         ring = self._rings[position.ring]
         place = _places(node)[position.ring]
         index = bisect_left(ring, place)
-        if position.step > 0 and (index == len(ring) or ring[index] != place):
+        if position.step > 0 and not _is_at(ring, index, place):
             index -= 1  # not on the ring itself: its place is just before ``index``
         for _ in range(len(ring)):
             index = (index + position.step) % len(ring)
@@ -106,43 +144,46 @@ class Rings:
                 return other
         return None
 
-    def _has(self, node: NodeId) -> bool:
-        """Was it sorted in?"""
-        place, ring = _places(node)[0], self._rings[0]
-        index = bisect_left(ring, place)
-        return index < len(ring) and ring[index] == place
+    def _known_next(self) -> list[_Next]:
+        if self._next is None:
+            self._sort()
+            self._next = []
+            for ring, mine in zip(self._rings, _places(self._me), strict=True):
+                found = _Next(mine[0])
+                here = bisect_left(ring, mine)
+                for index in (here - 2, here - 1, here, here + 1):
+                    place = ring[index % len(ring)] if ring else mine
+                    if place != mine:
+                        found.meet(place)
+                self._next.append(found)
+        return self._next
 
-    def _sort_in(self) -> None:
-        noted = self._noted
-        if not noted:
+    def _sort(self) -> None:
+        come, gone = self._come, self._gone
+        if not come and not gone:
             return
-        come = [_places(node) for node, is_here in noted.items() if is_here > self._has(node)]
-        gone = {node for node, is_here in noted.items() if is_here < self._has(node)}
         for number, ring in enumerate(self._rings):
-            if len(gone) >= _SORT_FROM:
-                ring[:] = [place for place in ring if place[1] not in gone]
-            else:
+            if len(gone) < _SORT_FROM:
                 for node in gone:
-                    del ring[bisect_left(ring, _places(node)[number])]
-            if len(come) >= _SORT_FROM:
-                ring.extend(places[number] for places in come)
-                ring.sort()
+                    place = _places(node)[number]
+                    index = bisect_left(ring, place)
+                    if _is_at(ring, index, place):
+                        del ring[index]
             else:
+                ring[:] = [place for place in ring if place[1] not in gone]
+            if len(come) < _SORT_FROM:
                 for places in come:
-                    insort(ring, places[number])
-            self._next[number] = _around(ring, self._mine[number])
-        noted.clear()
+                    index = bisect_left(ring, places[number])
+                    if not _is_at(ring, index, places[number]):
+                        ring.insert(index, places[number])
+            else:
+                ring[:] = sorted({*ring, *(places[number] for places in come)})
+        come.clear()
+        gone.clear()
 
 
-def _around(ring: list[_Place], mine: _Place) -> tuple[_Place, _Place] | None:
-    """The places before and after mine, which need not be on the ring."""
-    before = bisect_left(ring, mine) - 1
-    after = before + 1
-    if after < len(ring) and ring[after] == mine:
-        after += 1
-    if after - before > len(ring):  # nobody but me
-        return None
-    return ring[before], ring[after % len(ring)]
+def _is_at(ring: list[_Place], index: int, place: _Place) -> bool:
+    return index < len(ring) and ring[index] == place
 
 
 @lru_cache(maxsize=16_384)

@@ -321,24 +321,29 @@ class Kernel:
             socket.host.process.paused(socket, is_paused)
 
     def _send(self, socket: Socket, data: bytes | None) -> None:
-        clock = self._clock
+        now = self._clock.now
         if not socket.segments:
-            socket.progress_at = clock.now
+            socket.progress_at = now
         socket.segments.append(data)
         socket.sent += 1
-        socket.unacked += len(data or b"")
+        if data is not None:
+            socket.unacked += len(data)
         if socket.retry_after:
             return  # it goes with what is sent again
         travel = self._travel()
-        gap = RETRANSMIT_AFTER
-        while self.loss and self._is_lost():
-            travel += gap
-            gap *= 2
-        if travel > BREAKS_AFTER:
-            clock.after(BREAKS_AFTER, self._break, socket)
-            return
-        socket.last_arrival = arrival = max(clock.now + travel, socket.last_arrival)
-        clock.at(arrival, self._arrive, socket, socket.sent)
+        if self.loss:
+            gap = RETRANSMIT_AFTER
+            while self._is_lost():
+                travel += gap
+                gap *= 2
+            if travel > BREAKS_AFTER:
+                self._clock.after(BREAKS_AFTER, self._break, socket)
+                return
+        arrival = now + travel
+        if arrival < socket.last_arrival:
+            arrival = socket.last_arrival
+        socket.last_arrival = arrival
+        self._clock.at(arrival, self._arrive, socket, socket.sent)
 
     def _arrive(self, socket: Socket, number: int) -> None:
         """A segment reaches the other host, or a cut."""
@@ -347,7 +352,8 @@ class Kernel:
         paths = self.paths
         if paths.is_whole:
             data = socket.segments.popleft()
-            socket.unacked -= len(data or b"")
+            if data is not None:
+                socket.unacked -= len(data)
             socket.progress_at = self._clock.now
             socket.delivered = number
             self._deliver(socket, data)

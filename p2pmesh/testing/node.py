@@ -220,7 +220,11 @@ class SimNode:
         self._input(self._opened, socket, dial)
 
     def received(self, socket: Socket, data: bytes) -> None:
-        self._input(self._received, socket, data)
+        if self.state is State.RUNNING:  # most of what happens
+            self._received(socket, data)
+            self._perform()
+        else:
+            self._input(self._received, socket, data)
 
     def ended(self, socket: Socket) -> None:
         self._input(self._ended, socket)
@@ -263,10 +267,12 @@ class SimNode:
 
     def _at_input(self) -> Instant:
         """The time of an input; an overdue timer is reported first."""
-        at = self.now()
-        if self._due is not None and at.now - self._due > LAG_TOLERANCE and not self._lag_told:
+        now = self._clock.now
+        at = Instant(now + self.mono_offset, BEGINNING + self.wall_offset + int(now * 1000))
+        due = self._due
+        if due is not None and at.now - due > LAG_TOLERANCE and not self._lag_told:
             self._lag_told = True
-            self.mesh.loop_lagged(at, at.now - self._due)
+            self.mesh.loop_lagged(at, at.now - due)
         return at
 
     def _arm(self) -> None:

@@ -14,12 +14,15 @@ RING, OTHER = 1, 2  # links
 
 
 def said(news: Round, now: float = 0.0) -> list[bytes]:
-    return [piece.item for _, piece in news.take(now)]
+    return [piece.item for piece in news.take(now)]
 
 
 def told(news: Round, link: int, *, is_ring: bool) -> list[bytes]:
-    pieces = news.pieces.values()
-    return [piece.item for piece in pieces if piece.is_for(link, is_ring=is_ring)]
+    return [
+        piece.item
+        for piece in news.pieces.values()
+        if (is_ring or piece.is_mine) and link not in piece.knowing
+    ]
 
 
 def test_a_newer_item_replaces_the_older_about_the_same_subject() -> None:
@@ -67,13 +70,15 @@ def test_what_i_say_myself_goes_to_every_peer() -> None:
 def test_who_says_the_same_meanwhile_is_not_told() -> None:
     news = Round()
     news.put("x", b"x", CHANGE, RING)
-    news.known("x", b"older", OTHER)
-    news.known("y", b"x", OTHER)
+    news.known("x", OTHER, b"older")
+    news.known("y", OTHER)
     assert told(news, OTHER, is_ring=True) == [b"x"]
-    news.known("x", b"x", OTHER)
+    news.known("x", OTHER, b"x")
     assert told(news, OTHER, is_ring=True) == []
     news.put("x", b"newer", CHANGE, RING)
     assert told(news, OTHER, is_ring=True) == [b"newer"]
+    news.known("x", OTHER)
+    assert told(news, OTHER, is_ring=True) == []
 
 
 # --- when ----------------------------------------------------------------------------
