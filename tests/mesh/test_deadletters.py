@@ -46,39 +46,79 @@ def command(mesh: RealMesh, node: Process, *arguments: str) -> Any:
     return json.loads(said.stdout)
 
 
+FAULT = "RuntimeError: out of order"
+
+
+class Workshop:
+    """A sender that keeps its messages, and a clumsy agent that could not handle one."""
+
+    def __init__(self, mesh: RealMesh) -> None:
+        self.mesh = mesh
+        self._broken = mesh.home / "broken"
+        self._broken.touch()
+        self.clumsy = self.start_clumsy()
+        self.sender = self.start_sender()
+        self.sender.event("member_joined", name="clumsy")
+        sent = command(mesh, self.sender, "send", "clumsy", '{"job": 7}')
+        self.message_id = str(sent["message_id"])
+        self.sender.event("message_dead", message_id=self.message_id, reason=FAULT)
+
+    def start_clumsy(self) -> Process:
+        process = self.mesh.launch((sys.executable, "-c", CLUMSY, self.mesh.name))
+        process.event("joined")
+        return process
+
+    def start_sender(self) -> Process:
+        place = ("--data-dir", str(self.mesh.home / "sender"))
+        return self.mesh.joined("--name", "sender", *place, "--no-mdns")
+
+    def repair(self) -> None:
+        """The handler works from now on."""
+        self._broken.unlink()
+
+    def listed(self) -> list[tuple[str, Any, str]]:
+        letters = command(self.mesh, self.sender, "dead-letters")["dead_letters"]
+        return [(each["message_id"], each["payload"], each["reason"]) for each in letters]
+
+    def is_done(self) -> bool:
+        (recipient,) = ask(self.sender, f"/v1/messages/{self.message_id}")["recipients"]
+        return bool(recipient["state"] == "done")
+
+    def handled(self) -> list[Any]:
+        return [line["payload"] for line in self.clumsy.lines if line["event"] == "handled"]
+
+
+def kill(process: Process) -> None:
+    process.signal(signal.SIGKILL)
+    process.wait()
+
+
 def test_what_a_handler_gave_up_survives_kill_9_and_is_handled_once_when_it_is_sent_again(
     real_mesh: RealMesh,
 ) -> None:
-    home = real_mesh.home
-    (home / "broken").touch()
-    clumsy = real_mesh.launch((sys.executable, "-c", CLUMSY, real_mesh.name))
-    clumsy.event("joined")
-    flags = ("--name", "sender", "--data-dir", str(home / "sender"), "--no-mdns")
-    sender = real_mesh.joined(*flags)
-    sender.event("member_joined", name="clumsy")
-    sent = command(real_mesh, sender, "send", "clumsy", '{"job": 7}')
-    message_id = sent["message_id"]
-    sender.event("message_dead", message_id=message_id, reason="RuntimeError: out of order")
+    shop = Workshop(real_mesh)
+    there = [(shop.message_id, {"job": 7}, FAULT)]
+    assert shop.listed() == there
+    kill(shop.sender)
+    shop.sender = shop.start_sender()
+    assert shop.listed() == there
+    shop.repair()
+    command(real_mesh, shop.sender, "dead-letters", "--retry", "all")
+    eventually(shop.is_done, "it is done")
+    assert shop.listed() == []
+    assert shop.handled() == [{"job": 7}]
 
-    def listed(node: Process) -> list[tuple[str, Any, str]]:
-        letters = command(real_mesh, node, "dead-letters")["dead_letters"]
-        return [(each["message_id"], each["payload"], each["reason"]) for each in letters]
 
-    there = [(message_id, {"job": 7}, "RuntimeError: out of order")]
-    assert listed(sender) == there
-    sender.signal(signal.SIGKILL)
-    sender.wait()
-    again = real_mesh.joined(*flags)
-    assert listed(again) == there
-    (home / "broken").unlink()
-    again.event("member_joined", name="clumsy")
-    command(real_mesh, again, "dead-letters", "--retry", "all")
-
-    def is_done() -> bool:
-        (recipient,) = ask(again, f"/v1/messages/{message_id}")["recipients"]
-        return bool(recipient["state"] == "done")
-
-    eventually(is_done, "it is done")
-    assert listed(again) == []
-    handled = [line.value for line in clumsy.lines if line["event"] == "handled"]
-    assert handled == [{"event": "handled", "message_id": message_id, "payload": {"job": 7}}]
+def test_what_was_said_to_be_sent_again_is_so_though_its_node_is_killed_at_once(
+    real_mesh: RealMesh,
+) -> None:
+    shop = Workshop(real_mesh)
+    kill(shop.clumsy)
+    shop.repair()
+    command(real_mesh, shop.sender, "dead-letters", "--retry", shop.message_id)
+    kill(shop.sender)
+    shop.sender = shop.start_sender()
+    assert shop.listed() == []
+    shop.clumsy = shop.start_clumsy()
+    eventually(shop.is_done, "it is done")
+    assert shop.handled() == [{"job": 7}]
