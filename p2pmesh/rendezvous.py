@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # loaded only where mDNS is used
 log = logging.getLogger("p2pmesh.rendezvous")
 
 RUNTIME_POLL_INTERVAL: Final = 0.5
+#: mDNS that does not work is tried again so often, and when the addresses change.
+MDNS_RETRY_INTERVAL: Final = 30.0
 
 
 class Presence(NamedTuple):
@@ -64,6 +66,8 @@ class Rendezvous:
         self._uses_mdns = mdns
         self._zeroconf = zeroconf
         self._discovery: Discovery | None = None
+        self._advertising = asyncio.Lock()  # one start or update of mDNS at a time
+        self._presence: Presence | None = None  # what mDNS says, when it can
         self._file: RuntimeFile | None = None
         self._entry: RuntimeEntry | None = None  # what the file says
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,7 +89,9 @@ class Rendezvous:
             from p2pmesh.transport.discovery import Discovery
 
             self._discovery = Discovery(self._found, self._lost, zeroconf=self._zeroconf)
+            self._presence = presence
             await self._discovery.start(_advert(presence))
+            self._spawn(self._keep_mdns(self._discovery))
 
     async def update(self, presence: Presence) -> None:
         """The own addresses changed."""
@@ -96,7 +102,9 @@ class Rendezvous:
             except OSError as error:
                 log.warning("the runtime file keeps the old addresses: %s", error)
         if self._discovery is not None:
-            await self._discovery.update(_advert(presence))
+            async with self._advertising:
+                self._presence = presence
+                await self._discovery.update(_advert(presence))
 
     async def close(self) -> None:
         """Withdraw from everywhere."""
@@ -114,6 +122,16 @@ class Rendezvous:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    # --- the LAN ------------------------------------------------------------------------
+
+    async def _keep_mdns(self, discovery: Discovery) -> None:
+        """A network may come, or let multicast through, while the addresses stay."""
+        while True:
+            await asyncio.sleep(MDNS_RETRY_INTERVAL)
+            async with self._advertising:
+                if not discovery.is_running and self._presence is not None:
+                    await discovery.start(_advert(self._presence))
 
     # --- this machine -----------------------------------------------------------------
 

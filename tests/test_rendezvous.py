@@ -15,6 +15,7 @@ import pytest
 from p2pmesh import rendezvous
 from p2pmesh.protocol.types import Candidate, FoundBy
 from p2pmesh.rendezvous import Presence, Rendezvous
+from p2pmesh.transport import discovery
 from p2pmesh.transport.runtime import RuntimeEntry, list_nodes, runtime_path
 
 HANG = 20.0
@@ -190,6 +191,31 @@ async def test_nodes_that_share_no_directory_meet_by_mdns(
         assert isinstance(seen, Candidate)
         assert (seen.found_by, seen.node_id) == (FoundBy.MDNS, other.node_id)
         assert seen.addresses == (f"127.0.0.1:{port}",)
+
+
+async def test_mdns_that_fails_at_the_start_is_tried_again_and_said_once(
+    enter: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: asyncio.Queue[None] = asyncio.Queue()
+
+    def refuse(*args: object, **options: object) -> None:
+        attempts.put_nowait(None)
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(rendezvous, "MDNS_RETRY_INTERVAL", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(discovery.AsyncZeroconf, "__init__", refuse)
+        first = await enter(1, mdns=True)
+        for _ in range(3):
+            await asyncio.wait_for(attempts.get(), HANG)
+    monkeypatch.setenv("P2PMESH_RUNTIME_DIR", str(tmp_path / "another"))
+    second = await enter(2, mdns=True)
+    for place, other in ((first, second), (second, first)):
+        seen = await place.next()
+        assert isinstance(seen, Candidate)
+        assert (seen.found_by, seen.node_id) == (FoundBy.MDNS, other.node_id)
+    assert [r.message for r in caplog.records].count("mDNS works now") <= 1
+    assert len([r for r in caplog.records if "mDNS does not work" in r.message]) == 1
 
 
 async def test_nothing_is_left_behind(enter: Enter, mesh: str) -> None:

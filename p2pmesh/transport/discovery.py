@@ -214,15 +214,20 @@ class Discovery:
         self._mesh_id = ""
         self._candidates: dict[str, Candidate] = {}
         self._others: set[str] = set()
+        self._is_missed = False  # it could not be started, and that was said
 
     @property
     def other_meshes(self) -> int:
         return len(self._others)
 
-    async def start(self, advert: Advert) -> bool:
-        """Begin to advertise and to browse.
+    @property
+    def is_running(self) -> bool:
+        return self._azc is not None
 
-        False, with one warning logged, when this host cannot do mDNS.  Raises
+    async def start(self, advert: Advert) -> bool:
+        """Begin to advertise and to browse; again, where it was in vain.
+
+        False, with one warning however often, when this host cannot do mDNS.  Raises
         ConfigError for a given ``zeroconf`` of another loop.
         """
         self._mesh_id = advert.mesh_id.hex()
@@ -232,12 +237,18 @@ class Discovery:
             self._browser = Browser(self._azc.zeroconf, self._offered, self._withdrawn)
             await self._announce(advert)
         except (OSError, RuntimeError, ValueError, ZeroconfError) as error:
-            log.warning(
-                "mDNS does not work here (%s): nodes on other machines are found only by --peer",
+            log.log(
+                logging.DEBUG if self._is_missed else logging.WARNING,
+                "mDNS does not work here (%s): nodes on other machines are found only by --peer "
+                "until it does",
                 error or type(error).__name__,
             )
+            self._is_missed = True
             await self.close()
             return False
+        if self._is_missed:
+            self._is_missed = False
+            log.info("mDNS works now")
         return True
 
     async def update(self, advert: Advert) -> bool:
