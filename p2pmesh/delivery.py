@@ -28,7 +28,7 @@ from p2pmesh.errors import (
     UnknownTarget,
 )
 from p2pmesh.loops import refuse_outside
-from p2pmesh.protocol.types import MessageMoved, MessageState, SendRefused
+from p2pmesh.protocol.types import MessageMoved, MessageProgress, MessageState, SendRefused
 
 State: TypeAlias = MessageState | Literal["refused"]
 
@@ -67,17 +67,20 @@ class Watched:
 class Delivery(Watched):
     """One message to one recipient.
 
-    ``state`` is where it is now, ``reason`` why it ended as it did; ``is_kept``: it is
-    on this node's disk.  Where the recipient is on this very node, or away, a memory
-    node has the only copy: it stays ``queued`` until it is done.
+    ``state`` is where it is now, ``reason`` why it ended as it did; ``progress``: how many
+    bytes of its payload the recipient's home has, and of how many, where that is a large
+    one and moves; ``is_kept``: it is on this node's disk.  Where the recipient is on
+    this very node, or away, a memory node has the only copy: it stays ``queued`` until
+    it is done.
     """
 
-    __slots__ = ("_error", "is_kept", "message_id", "reason", "state", "target")
+    __slots__ = ("_error", "is_kept", "message_id", "progress", "reason", "state", "target")
 
-    def __init__(self, message_id: str, target: str) -> None:
+    def __init__(self, message_id: str, target: str, size: int = 0) -> None:
         super().__init__()
         self.message_id = message_id
         self.target = target
+        self.progress = (0, size)
         self.state: State = "queued"
         self.is_kept = False
         self.reason = ""
@@ -123,9 +126,15 @@ class Delivery(Watched):
         if self.state not in wanted:
             raise self._error or _error_of_end(self.target, self.state, self.reason)
 
+    def progressed(self, event: MessageProgress) -> None:
+        self.progress = (event.sent, event.total)
+        self.changed()
+
     def moved(self, action: MessageMoved) -> None:
         self.state = action.state
         self.reason = action.reason
+        if self.state in ("stored", "done"):
+            self.progress = (self.progress[1], self.progress[1])
         self.changed()
 
     def goes_again(self) -> None:
@@ -236,6 +245,10 @@ class Deliveries:
             handle.moved(action)
         if (copy := self._copies.get((action.message_id, action.recipient))) is not None:
             copy.moved(action)
+
+    def progressed(self, event: MessageProgress) -> None:
+        if isinstance(handle := self._handles.get(event.message_id), Delivery):
+            handle.progressed(event)
 
     def kept(self, message_id: str) -> None:
         for handle in self._of(message_id):

@@ -39,6 +39,7 @@ from p2pmesh.protocol.types import (
     Instant,
     MessageKept,
     MessageMoved,
+    MessageProgress,
     PartArrived,
     Recipient,
     RequestEnded,
@@ -97,7 +98,7 @@ class Exchange:
             correlation_id=correlation_id,
             message_id=message_id,
         )
-        delivery = Delivery(accepted, target)
+        delivery = Delivery(accepted, target, len(data))
         self._deliveries.add(delivery)
         return delivery
 
@@ -323,6 +324,9 @@ class Exchange:
 
     def moved(self, action: MessageMoved) -> None:
         self._deliveries.moved(action)
+
+    def progressed(self, event: MessageProgress) -> None:
+        self._deliveries.progressed(event)
 
     def kept(self, action: MessageKept) -> None:
         self._deliveries.kept(action.message_id)

@@ -62,6 +62,7 @@ from p2pmesh.protocol.types import (
     MessageKept,
     MessageMayStart,
     MessageMoved,
+    MessageProgress,
     MessageWithdrawn,
     PartArrived,
     PartWanted,
@@ -431,6 +432,8 @@ class Running:
         match event:
             case MemberEvent() | LeaderChanged():
                 self.exchange.membership_changed()
+            case MessageProgress():
+                self.exchange.progressed(event)
             case Joined():
                 self._joined(event)
             case Elected() | Demoted():

@@ -41,3 +41,10 @@ def test_a_quick_look_at_streaming_prints_what_it_measured(home: Path) -> None:
     results = quick("streaming.py", home)
     assert set(results) == {"first", "tokens", "large"}
     assert all(result["p50"] > 0 for result in results.values())
+
+
+def test_a_quick_look_at_bulk_prints_what_it_measured(home: Path) -> None:
+    results = quick("bulk.py", home)
+    assert set(results) == {"beside request", "beside broadcast", "slow"}
+    assert all(result["worst_ms"] > 0 for result in results.values())
+    assert results["slow"]["refused"] > 0

@@ -25,6 +25,7 @@ from p2pmesh import (
     NotAuthoritative,
     NotStarted,
     PeerUnreachable,
+    QueueFull,
     RemoteError,
     RequestTimeout,
     UnknownTarget,
@@ -39,6 +40,7 @@ from p2pmesh.protocol.types import (
     MessageDead,
     MessageDone,
     MessageEvent,
+    MessageProgress,
     Token,
 )
 from p2pmesh.transport.interfaces import choose, read_interfaces, split_address
@@ -1097,3 +1099,63 @@ async def test_a_copy_of_a_broadcast_that_goes_again_has_a_delivery_of_its_own(
     await got.ack()
     await delivery.done(HANG)
     assert cast.refused == {}
+
+
+# --- large payloads and full queues ------------------------------------------------------
+
+
+async def test_a_large_message_says_how_far_it_is_and_arrives_as_it_was(
+    pair: tuple[Node, Node],
+) -> None:
+    a, b = pair
+    payload = os.urandom(8 * 1024 * 1024)
+    events = a.events()
+    got = asyncio.get_running_loop().create_future()
+
+    @b.on("Notification")
+    async def take(message: AgentMessage) -> None:
+        got.set_result(message.payload)
+
+    delivery = a.send_nowait(b.instance_id, payload)
+    total = delivery.progress[1]
+    assert delivery.progress == (0, total)
+    assert total > len(payload)
+    told = []
+    async with asyncio.timeout(HANG):
+        await delivery.done()
+        assert await got == payload
+        while not told or told[-1] < total:
+            event = await anext(events)
+            if isinstance(event, MessageProgress):
+                assert (event.message_id, event.recipient, event.total) == (
+                    delivery.message_id, b.instance_id, total,
+                )  # fmt: skip
+                told.append(event.sent)
+    assert told == sorted(set(told))
+    assert delivery.progress == (total, total)
+
+
+async def test_requests_and_answers_may_be_as_large_as_any_payload(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    echo(b)
+    payload = os.urandom(limits.PAYLOAD_MAX - 5)  # a length of five bytes before it
+    async with asyncio.timeout(HANG):
+        assert (await a.request(b.instance_id, payload)).payload == payload
+
+
+async def test_small_messages_are_answered_while_a_large_one_moves(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    echo(b)
+    delivery = a.send_nowait(b.instance_id, bytes(limits.PAYLOAD_MAX - 5))
+    async with asyncio.timeout(HANG):
+        for number in range(5):
+            await a.request(b.instance_id, number)
+        assert delivery.state == "queued", "they passed it"
+
+
+async def test_a_full_queue_says_whose_it_is_and_how_full(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    for _ in range(limits.MAILBOX_MESSAGES_MAX):
+        a.send_nowait(b.instance_id, "nobody reads this")
+    with pytest.raises(QueueFull, match=rf"1,000 messages \(.* bytes\) to '{b.instance_id}'"):
+        a.send_nowait(b.instance_id, "one more")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -65,8 +65,14 @@ class NodeClient:
     def get(self, path: str) -> Any:
         return self._call("GET", path)
 
-    def post(self, path: str, body: object, timeout: float | None = None) -> Any:
-        return self._call("POST", path, json.dumps(body).encode(), timeout)
+    def post(
+        self,
+        path: str,
+        body: object,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        return self._call("POST", path, json.dumps(body).encode(), timeout, headers)
 
     def delete(self, path: str) -> Any:
         return self._call("DELETE", path)
@@ -129,10 +135,15 @@ class NodeClient:
         self.close()
 
     def _call(
-        self, method: str, path: str, body: bytes | None = None, timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         timeout = timeout or ANSWER_TIMEOUT
-        answer = self._open(method, path, body, timeout)
+        answer = self._open(method, path, body, timeout, headers)
         try:
             content = answer.read()
             if answer.status >= 300:
@@ -144,9 +155,14 @@ class NodeClient:
             raise MeshError(f"{self.url} does not answer as a p2pmesh node does") from None
 
     def _open(
-        self, method: str, path: str, body: bytes | None, timeout: float
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout: float,
+        further: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        headers = dict(self._headers)
+        headers = {**self._headers, **(further or {})}
         if body is not None:
             headers["Content-Type"] = "application/json"
         connection = self._connection

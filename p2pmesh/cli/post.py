@@ -12,12 +12,16 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from p2pmesh.cli.call import Call
 from p2pmesh.cli.local import NodeClient, choose, segment
 from p2pmesh.cli.output import Output, printable
+from p2pmesh.cli.progress import shown
 from p2pmesh.errors import ConfigError
+from p2pmesh.ids import uuid7
+from p2pmesh.protocol.limits import PROGRESS_MIN
 
 SAFE_WITHIN: Final = 2.0  # what is still queued then is reported as queued
 _POLL_INTERVAL: Final = 0.02
@@ -92,7 +96,8 @@ def _post(call: Call, node: NodeClient, target: str | None, payload: object) -> 
         "payload": payload,
         "correlation_id": None,
     }
-    sent = node.post(f"/messages/send/{segment(source)}", body)
+    with _progress(call, target, payload) as headers:
+        sent = node.post(f"/messages/send/{segment(source)}", body, headers=headers)
     message_id, delivered_to = sent["message_id"], sent["delivered_to"]
     state, why = _state_when_safe(node, message_id) if delivered_to else ("done", "")
     if call.settings.json:
@@ -101,6 +106,18 @@ def _post(call: Call, node: NodeClient, target: str | None, payload: object) -> 
         to = ", ".join(delivered_to) or "nobody: no other instance is alive"
         call.out.text(f"{message_id}  {state}  to {to}" + (f" ({why})" if why else ""))
     return 0
+
+
+@contextmanager
+def _progress(call: Call, target: str | None, payload: object) -> Iterator[dict[str, str]]:
+    """How far a large message is, on a terminal; yields the headers of its send."""
+    is_wanted = not (target is None or call.out.json or call.out.quiet) and sys.stderr.isatty()
+    if not is_wanted or len(json.dumps(payload)) <= PROGRESS_MIN:
+        yield {}
+        return
+    message_id = uuid7()
+    with choose(call.settings) as node, shown(node, message_id):
+        yield {"Idempotency-Key": message_id}
 
 
 def _state_when_safe(node: NodeClient, message_id: str) -> tuple[str, str]:

@@ -192,10 +192,7 @@ class Outbox:
             or not self._account.has_room(item.size)
         ):
             self._counters["outbox_full"] += 1
-            raise QueueFull(
-                f"{len(stream.items)} messages to {item.recipient!r} wait to be done: "
-                "no more are accepted until it catches up"
-            )
+            raise QueueFull(self._why_full(stream, item.size))
         if lane.is_full:
             self._counters["outbox_full"] += 1
             raise QueueFull(
@@ -215,6 +212,19 @@ class Outbox:
         self._ledger.after(partial(self._kept, lane, item))
         if item.is_kept:
             self._hurry(at, lane)
+
+    def _why_full(self, stream: OutStream, size: int) -> str:
+        """Whose queue has no room, and how full it is."""
+        if self._account.has_room(size):
+            return (
+                f"{len(stream.items):,} messages ({stream.bytes:,} bytes) to "
+                f"{stream.recipient!r} wait to be done, at most {limits.MAILBOX_MESSAGES_MAX:,} "
+                f"({limits.MAILBOX_BYTES_MAX:,} bytes) may: send more once it has caught up"
+            )
+        return (
+            f"all messages of this node take {self._account.used:,} bytes, at most "
+            f"{self._account.most:,} may: send to {stream.recipient!r} once some are done"
+        )
 
     def _hurry(self, at: Instant, lane: _Lane) -> None:
         """There is something new to send."""

@@ -190,13 +190,14 @@ class _Half:
 class Incoming:
     """Half-received messages of one link, and how much of chunks was taken."""
 
-    __slots__ = ("_bytes", "_halves", "_said", "_taken")
+    __slots__ = ("_bytes", "_halves", "_is_due", "_said", "_taken")
 
     def __init__(self) -> None:
         self._halves: dict[int, _Half] = {}
         self._bytes = 0
         self._taken = 0
         self._said = 0
+        self._is_due = False  # a large message is whole
 
     def take(self, chunk: wire.Chunk) -> bool:
         """Is the message of this chunk whole by it?  Then ``put_together`` it.  Raises
@@ -219,11 +220,13 @@ class Incoming:
         Raises Malformed."""
         half = self._halves.pop(chunk.transfer)
         self._bytes -= half.size
+        self._is_due = self._is_due or bool(half.around)
         return half.whole()
 
     def word(self) -> wire.Taken | None:
         """What the peer is to be told of that, if it is due."""
-        if self._taken - self._said < limits.TRANSFER_WINDOW // 4:
+        if self._taken - self._said < limits.TRANSFER_WINDOW // 4 and not self._is_due:
             return None
+        self._is_due = False
         self._said = self._taken
         return wire.Taken(self._taken)
