@@ -80,6 +80,8 @@ class DeadLetters:
 
     def settle(self, at: Instant) -> None:
         """Keep what died since the last call."""
+        if not self._fresh:
+            return
         fresh, self._fresh = self._fresh, []
         for envelope, recipient, reason, name, attempts in fresh:
             died_at, forget_at = at.wall * 1000, at.now + timing.DEAD_LETTER_TTL
@@ -88,6 +90,9 @@ class DeadLetters:
             forgotten = self._ledger.store_time(forget_at)
             row = _DeadRow(envelope, recipient, name, reason, attempts, died_at, forgotten)
             self._ledger.put(Table.DEAD_LETTERS, _row_key(copy), row)
+            self._make_room()  # each time: rows on their way to the store take memory, too
+
+    def _make_room(self) -> None:
         while len(self._kept) > limits.DEAD_LETTERS_MAX or (
             self.bytes > limits.DEAD_LETTERS_BYTES_MAX
         ):
