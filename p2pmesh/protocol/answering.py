@@ -89,8 +89,8 @@ class Answering:
         return len(self._queries)
 
     def is_asked(self) -> bool:
-        """Does a request to the own agent wait for its handler?"""
-        return any(not query.is_guests for query in self._by_number.values())
+        """Does a request to the own agent wait for its handler, or its asker for parts?"""
+        return any(not query.is_guests for query in self._queries.values())
 
     @property
     def parts_bytes(self) -> int:
@@ -181,6 +181,11 @@ class Answering:
             self._ways.effects.append(RequestCancelled(number))  # answered, or asked whole
             return False
         outgoing = query.outgoing
+        if self._parts_bytes + len(payload) > limits.NODE_BYTES_MAX:
+            self._counters["parts_full"] += 1
+            self.answer(query, None, "refused", "its node keeps too many parts that nobody reads")
+            self._ways.effects.append(RequestCancelled(number))
+            return False
         self._put(outgoing, payload)
         self._say_parts(query, outgoing)
         if self._has_credit(outgoing):

@@ -56,5 +56,6 @@ async def ask(node: Node, count: int) -> None:
 
 if __name__ == "__main__":
     role, mesh, count = sys.argv[1:]
-    node = Node(role, mesh=mesh, preset="local", mdns=False, http=None)
+    http = "127.0.0.1:0" if role == "worker" else None
+    node = Node(role, mesh=mesh, preset="local", mdns=False, http=http)
     asyncio.run((work if role == "worker" else ask)(node, int(count)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mesh.conftest import RealMesh, figure
-from tests.processes import Process
+from tests.processes import P2PMESH, Process, run
 
 FOR_EVER = 10**9
 
@@ -23,6 +23,13 @@ def start(real_mesh: RealMesh, count: int) -> tuple[Process, Process]:
     )
     asker.event("joined")
     return asker, worker
+
+
+def test_the_command_prints_what_an_agent_yields(real_mesh: RealMesh) -> None:
+    start(real_mesh, 200)
+    asked = run(*P2PMESH, "request", "--stream", "worker", home=real_mesh.home)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout.splitlines() == [str(number) for number in range(200)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resets sockets as Linux does")

@@ -242,6 +242,18 @@ def test_all_streams_of_a_node_share_one_bound_and_none_starves() -> None:
     assert PartWanted(late.number) in b.of(PartWanted)
 
 
+def test_what_a_node_has_no_room_for_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NODE_BYTES_MAX", 5000)
+    world, a, b = pair()
+    stream = Stream(world, a, b, parts=9, size=1000)
+    stream.make()
+    assert stream.arrived == stream.parts[:4]
+    assert stream.end is not None
+    assert (stream.end.error, b.post.counters["parts_full"]) == ("refused", 1)
+    assert len(b.of(RequestCancelled)) == 1
+    assert holds_nothing(a, b)
+
+
 def test_a_part_beyond_the_credit_is_not_kept() -> None:
     world, a, b = pair()
     stream = Stream(world, a, b, parts=1)
@@ -488,6 +500,20 @@ def test_a_reader_may_take_as_long_as_it_likes() -> None:
     assert (stream.end, b.of(RequestCancelled)) == (None, [])
     stream.finish()
     assert stream.read == stream.parts
+
+
+def test_who_leaves_says_first_what_its_generator_made() -> None:
+    world, a, b = pair()
+    stream = Stream(world, a, b, parts=10)
+    b.post.paused(world.at, a.id)
+    stream.make()
+    assert stream.arrived == []
+    b.post.begin_leave(world.at)
+    assert not b.post.is_drained
+    b.post.resumed(world.at, a.id)
+    world.run()
+    assert stream.arrived == stream.parts
+    assert b.post.is_drained
 
 
 def test_a_response_of_the_agent_itself_ends_its_stream_and_stops_its_generator() -> None:
