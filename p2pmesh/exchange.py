@@ -202,7 +202,7 @@ class Exchange:
         """Send a dead letter again, with a new time to live: all of its recipients, or
         one; a delivery for each that it goes to.  Raises UnknownTarget, QueueFull,
         StoreFull, NotStarted."""
-        self._refuse_if_ended()
+        self._check_letter(message_id, recipient)
         gone = self._driver.command(self._driver.core.retry, message_id, recipient, ttl=MESSAGE_TTL)
         return tuple(
             self._deliveries.again(
@@ -213,7 +213,7 @@ class Exchange:
 
     def drop_dead_letters(self, message_id: str, recipient: str | None = None) -> int:
         """How many there were.  Raises NotStarted."""
-        self._refuse_if_ended()
+        self._check_letter(message_id, recipient)
         return self._driver.command(self._driver.core.drop_dead_letters, message_id, recipient)
 
     # --- requests ---------------------------------------------------------------------
@@ -378,6 +378,13 @@ class Exchange:
         if correlation_id is not None and _size("correlation_id", correlation_id) > CORRELATION_MAX:
             raise ConfigError(f"correlation_id: at most {CORRELATION_MAX} bytes are carried")
         refuse_unless_seconds(what, lasts)
+
+    def _check_letter(self, message_id: str, recipient: str | None) -> None:
+        """Raise ConfigError for what names no dead letter."""
+        self._refuse_if_ended()
+        _size("message_id", message_id)
+        if recipient is not None:
+            _size("recipient", recipient)
 
     def _refuse_if_ended(self) -> None:
         if self._driver.is_stopped:

@@ -393,7 +393,7 @@ class Node:
 
         Returns a delivery for each copy that goes, once it is on disk where there is
         one; none: there is no such dead letter.  Raises UnknownTarget (its recipient
-        left for good), QueueFull, StoreFull: then it stays.
+        left for good), QueueFull, StoreFull: then it stays; ConfigError.
         """
         exchange = self._running_here.exchange
         deliveries = exchange.retry(message_id, recipient)
@@ -403,7 +403,7 @@ class Node:
 
     def drop_dead_letter(self, message_id: str, recipient: str | None = None) -> int:
         """Nobody wants it any more (of a broadcast: any copy, or that of ``recipient``).
-        Returns how many there were."""
+        Returns how many there were.  Raises ConfigError."""
         return self._running_here.exchange.drop_dead_letters(message_id, recipient)
 
     # --- waiting ------------------------------------------------------------------------------

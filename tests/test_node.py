@@ -1012,6 +1012,10 @@ async def test_what_a_handler_gave_up_is_listed_at_its_sender_and_can_be_sent_ag
     assert b.dead_letters() == ()
     faults.clear()
     assert await a.retry_dead_letter(letter.message_id, "somebody else") == ()
+    with pytest.raises(ConfigError, match="message_id DeadLetter"):
+        await a.retry_dead_letter(letter)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="recipient 7: not a text"):
+        a.drop_dead_letter(letter.message_id, 7)  # type: ignore[arg-type]
     (again,) = await a.retry_dead_letter(letter.message_id)
     assert again is delivery, "who sent it follows it still"
     await delivery.done(HANG)
