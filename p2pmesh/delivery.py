@@ -286,10 +286,8 @@ def error_of(code: str, detail: str, target: str, timeout: float | None = None) 
     """The error that the core's words for one (``RequestEnded``) mean."""
     match code:
         case "unreachable":
-            return PeerUnreachable(
-                f"{target!r} cannot be reached{f': {detail}' if detail else ''}; "
-                "see node.members() for its state"
-            )
+            why = detail or "no way to its node is left; ask again, or another"
+            return PeerUnreachable(f"{target!r} cannot be reached: {why}")
         case "timeout":
             return RequestTimeout(f"{target!r} did not answer within {timeout} s")
         case "unknown":
@@ -310,8 +308,8 @@ def _error_of_end(target: str, state: State, reason: str) -> MeshError:
     if state == "expired":
         return RequestTimeout(f"the message to {target!r} expired before it was finished")
     if reason in ("left", "failed", ""):
+        how = f"has {reason}" if reason else "is gone"
         return PeerUnreachable(
-            f"{target!r} {reason or 'is gone'}: the message is dead-lettered; "
-            "send it to another, or by name"
+            f"{target!r} {how}: the message is dead-lettered; send it to another, or by name"
         )
     return RemoteError("dead", reason, target)

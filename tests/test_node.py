@@ -1075,9 +1075,11 @@ async def test_a_dead_letter_to_one_who_left_for_good_cannot_be_sent_again(
     delivery = a.send_nowait(target, "x", type="Note")
     await delivery.stored()
     await b.leave()
-    with pytest.raises(PeerUnreachable):
+    with pytest.raises(PeerUnreachable, match="has left: the message is dead-lettered; send it"):
         await delivery.done(HANG)
     assert [letter.reason for letter in a.dead_letters()] == ["left"]
+    with pytest.raises(PeerUnreachable, match="cannot be reached: it has left the mesh; ask ano"):
+        await a.request(target, 1)
     with pytest.raises(UnknownTarget, match="has left this mesh for good"):
         await a.retry_dead_letter(delivery.message_id)
     assert len(a.dead_letters()) == 1

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing, wire
-from p2pmesh.protocol.directory import Directory, is_live
+from p2pmesh.protocol.directory import Directory, is_live, why_unreachable
 from p2pmesh.protocol.envelopes import OVERHEAD, Account, milliseconds
 from p2pmesh.protocol.parts import Incoming
 from p2pmesh.protocol.types import (
@@ -122,7 +122,7 @@ class Asking:
         """The target is found: ask its home."""
         home = (instance.home, instance.home_life)
         if not is_live(instance) or self._directory.node_life(instance.home) != home[1]:
-            self.end(asked, "unreachable", f"{instance.instance_id} is {_how_gone(instance)}")
+            self.end(asked, "unreachable", why_unreachable(instance))
             return
         asked.recipient = instance.instance_id
         if asked.envelope.target != asked.recipient:
@@ -254,7 +254,7 @@ class Asking:
             if is_live(instance) and not asked.was_sent:
                 self.go(at, asked, instance)
             else:
-                self.end(asked, "unreachable", f"{asked.recipient} is {_how_gone(instance)}")
+                self.end(asked, "unreachable", why_unreachable(instance))
 
     def way_changed(self, at: Instant, peer: NodeId) -> None:
         """A new way to this peer, or none any more: what was asked or answered may
@@ -319,12 +319,6 @@ _OURS = frozenset({"unknown", "ambiguous", "timeout", "queue_full"})
 def _their_error(message: wire.Answer) -> str:
     error = message.error[: limits.TYPE_MAX]
     return "failed" if error in _OURS else error
-
-
-def _how_gone(instance: Instance | None) -> str:
-    if instance is None:
-        return "not known any more"
-    return instance.state if not is_live(instance) else "in another life than it was asked in"
 
 
 def _to(envelope: Envelope, target: str) -> Envelope:

@@ -69,3 +69,15 @@ def is_gone_for_good(instance: Instance) -> bool:
     """It left, and its identity does not come back: a guest that deregistered, an
     agent without a data dir."""
     return instance.state == "left" and (instance.kind == "guest" or not instance.persistent)
+
+
+def why_unreachable(instance: Instance | None) -> str:
+    """What became of whom nobody can ask now, and what to do, for people."""
+    if instance is None:
+        return "it is not known any more; ask another"
+    match instance.state:
+        case "left":
+            return "it has left the mesh; ask another"
+        case "failed":
+            return "it has failed; ask another, or send a message, which waits for it"
+    return "it restarted or moved after it was asked; ask again"

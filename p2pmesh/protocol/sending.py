@@ -24,7 +24,7 @@ from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.answering import Answering
 from p2pmesh.protocol.asking import Asked, Asking
 from p2pmesh.protocol.deadletters import DeadLetters
-from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
+from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live, why_unreachable
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.ledger import Ledger
@@ -210,7 +210,7 @@ class Sending:
             case Ambiguous(ids):
                 self._refuse(parcel, "ambiguous", "\n".join(ids))
             case Absence.LEFT if parcel.call is not None:
-                self._refuse(parcel, "unreachable", f"{parcel.target} has left")
+                self._refuse(parcel, "unreachable", "it has left the mesh; ask another")
             case Absence.LEFT if again:
                 self._give_up(parcel, "left", "left")
             case Absence.LEFT:
@@ -389,7 +389,7 @@ class Sending:
         known = self._directory.instance(target)
         is_name = named and bool(self._directory.named(target))
         if known is not None and not is_live(known) and not is_name:
-            self._asking.end(asked, "unreachable", f"{target} is {known.state}")
+            self._asking.end(asked, "unreachable", why_unreachable(known))
             return asked.call
         parcel = Parcel(envelope, target, named=named, deadline=asked.deadline, call=asked.call)
         parcel.known_by = known_by
@@ -403,7 +403,7 @@ class Sending:
         """A request whose target did not come within its timeout."""
         names = set(self._directory.names())
         if asked.target in names:
-            self._asking.end(asked, "unreachable", f"no {asked.target} is alive")
+            self._asking.end(asked, "unreachable", "nobody who is alive has this name; ask another")
         else:
             self._asking.end(asked, "unknown", "\n".join(nearest(names, asked.target)))
 

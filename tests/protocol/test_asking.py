@@ -88,7 +88,8 @@ def test_a_request_ends_at_once_when_its_target_goes(how: str) -> None:
     end = a.ended(call)
     assert end is not None
     assert end.error == "unreachable"
-    assert how in end.detail
+    assert end.detail.startswith(f"it has {how}")
+    assert "; ask another" in end.detail
 
 
 def test_a_request_ends_at_once_when_its_target_lives_anew() -> None:
@@ -97,7 +98,10 @@ def test_a_request_ends_at_once_when_its_target_lives_anew() -> None:
     world.restart(b)
     end = a.ended(call)
     assert end is not None
-    assert end.error == "unreachable"
+    assert (end.error, end.detail) == (
+        "unreachable",
+        "it restarted or moved after it was asked; ask again",
+    )
 
 
 def test_a_request_to_one_known_as_gone_ends_at_once() -> None:
@@ -106,6 +110,7 @@ def test_a_request_to_one_known_as_gone_ends_at_once() -> None:
     end = a.ended(a.request("b-1"))
     assert end is not None
     assert end.error == "unreachable"
+    assert end.detail == "it has failed; ask another, or send a message, which waits for it"
 
 
 def test_a_request_waits_for_a_link() -> None:
