@@ -350,9 +350,9 @@ def _is_wrong(again: Again, world: Roaming) -> bool:
 def test_the_proof_can_fail(simulate: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home that forgets acknowledgements which are ahead of their messages is found out."""
     monkeypatch.setattr("p2pmesh.protocol.acks.KeptAcks.keep", lambda *_: None)
-    for seed in range(20):
+    for seed in range(100):
         world = packets_are_lost(simulate(3, seed=seed, delay=0.02, jitter=0.02), seed)
         world.run(2.0)
         if any(again.was_firm for again in _all_again(world)):
             return
-    pytest.fail("20 runs without a home's memory, and nothing came again")
+    pytest.fail("100 runs without a home's memory, and nothing came again")

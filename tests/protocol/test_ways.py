@@ -31,6 +31,15 @@ def test_without_a_link_for_three_seconds_a_message_goes_over_one_hop_and_back()
     assert c.arrived() == [b"around", b"at once now"]
 
 
+def test_a_link_is_asked_for_again_right_after_a_dial_that_nobody_answered() -> None:
+    world, a, _, _ = triangle()
+    a.send("c-1")
+    world.pass_time(timing.DIAL_TIMEOUT)
+    assert len(a.of(NeedLink)) == 1, "that dial is still under way"
+    world.pass_time(0.2)
+    assert len(a.of(NeedLink)) == 2
+
+
 def test_requests_broadcasts_and_registry_calls_are_relayed_too() -> None:
     world, a, _, c = triangle()
     c.call("register", "g")
