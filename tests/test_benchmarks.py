@@ -48,3 +48,11 @@ def test_a_quick_look_at_bulk_prints_what_it_measured(home: Path) -> None:
     assert set(results) == {"beside request", "beside broadcast", "slow"}
     assert all(result["worst_ms"] > 0 for result in results.values())
     assert results["slow"]["refused"] > 0
+
+
+def test_a_quick_look_at_broadcasts_prints_what_it_measured(home: Path) -> None:
+    results = quick("broadcast.py", home)
+    phases = ("before", "crash", "after")
+    rows = ("ours", "plumtree", "plumtree-one")
+    assert set(results) == {f"{row} {phase}" for row in rows for phase in phases}
+    assert all(result["missed"] == 0 and result["hops"] > 1 for result in results.values())
