@@ -401,11 +401,17 @@ class Sending:
 
     def _lost(self, asked: Asked) -> None:
         """A request whose target did not come within its timeout."""
-        names = set(self._directory.names())
-        if asked.target in names:
+        if asked.target in set(self._directory.names()):
             self._asking.end(asked, "unreachable", "nobody who is alive has this name; ask another")
         else:
-            self._asking.end(asked, "unknown", "\n".join(nearest(names, asked.target)))
+            near = self._nearest(asked.envelope.source, asked.target)
+            self._asking.end(asked, "unknown", near)
+
+    def _nearest(self, asker: str, target: str) -> str:
+        """Names like the target, a line each; the asker did not mean itself."""
+        own = self._directory.instance(asker)
+        names = set(self._directory.names()) - {asker, own.name if own is not None else asker}
+        return "\n".join(nearest(names, target))
 
     # --- time -----------------------------------------------------------------------------
 
@@ -426,8 +432,7 @@ class Sending:
         elif self._directory.my_life() is None:  # not joined yet: everybody is unknown
             self._address_again(at, parcel)
         else:
-            near = nearest(self._directory.names(), parcel.target)
-            self._refuse(parcel, "unknown", "\n".join(near))
+            self._refuse(parcel, "unknown", self._nearest(parcel.envelope.source, parcel.target))
 
     def _request_gave_up(self, at: Instant, parcel: Parcel, call: int) -> None:
         asked = self._asking.get(call)

@@ -4,7 +4,13 @@ import pytest
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, wire
-from p2pmesh.protocol.types import Envelope, RequestArrived, RequestCancelled, RequestEnded
+from p2pmesh.protocol.types import (
+    Envelope,
+    RequestArrived,
+    RequestCancelled,
+    RequestEnded,
+    SendRefused,
+)
 from p2pmesh.testing import SimNetwork
 from tests.protocol.offices import Office, World
 
@@ -146,6 +152,21 @@ def test_a_request_whose_target_never_came_ends_unknown_with_near_names() -> Non
     end = a.ended(call)
     assert end is not None
     assert (end.error, end.detail.split("\n")[0]) == ("unknown", "helper")
+
+
+def test_who_asks_for_an_unknown_name_is_not_offered_its_own() -> None:
+    world = World()
+    a = world.add("asker")
+    world.add("walker")
+    call = a.request("worker", named=True, timeout=3.0)
+    a.send("worker", named=True)
+    world.pass_time(3.1)
+    end = a.ended(call)
+    (refused,) = a.of(SendRefused)
+    assert end is not None
+    for error, detail in ((end.error, end.detail), (refused.error, refused.detail)):
+        assert error == "unknown"
+        assert detail.split("\n") == ["walker", "walker-1"]
 
 
 def test_a_request_may_wait_less_for_a_target_that_is_unknown_than_for_its_answer() -> None:
