@@ -7,6 +7,7 @@ from p2pmesh import Node
 
 async def main():
     async with Node("asker") as node:
+        print("asking the worker, and waiting for it if need be", flush=True)
         print((await node.request("worker", "hello")).payload)
 
 

@@ -61,8 +61,9 @@ def test_the_asker_gets_its_answer_whoever_starts_first(
     run: Callable[[str], subprocess.Popen[str]], order: list[str]
 ) -> None:
     started = {name: run(name) for name in order}
+    said = "asking the worker, and waiting for it if need be\n"
     answer, errors = started["ask.py"].communicate(timeout=HANG)
-    assert (answer, started["ask.py"].returncode) == ("HELLO\n", 0), errors
+    assert (answer, started["ask.py"].returncode) == (f"{said}HELLO\n", 0), errors
     started["worker.py"].send_signal(signal.SIGINT)
     started["worker.py"].communicate(timeout=HANG)
 
@@ -230,6 +231,7 @@ def test_a_guest_shows_its_token_and_says_why_it_was_refused(
 @pytest.mark.parametrize(
     ("page", "example"),
     [("README.md", "guest_sync.py"), ("docs/client.md", "guest.py"),
+     ("README.md", "ask.py"), ("docs/embedding.md", "ask.py"),
      ("docs/http.md", "guest.sh"), ("docs/http.md", "guest_requests.py")],
 )  # fmt: skip
 def test_the_pages_quote_the_examples_as_they_are(page: str, example: str) -> None:
