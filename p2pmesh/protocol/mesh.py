@@ -275,7 +275,8 @@ class Mesh:
             correlation_id=correlation_id,
             message_id=message_id,
         )
-        self._settle()
+        if self._office.tells_itself:  # whoever reads next finds it
+            self._settle()
         return accepted
 
     def broadcast(
@@ -333,7 +334,6 @@ class Mesh:
             known_within=known_within,
             streams=streams,
         )
-        self._settle()
         return call
 
     def part_taken(self, at: Instant, call: int) -> None:
@@ -354,7 +354,6 @@ class Mesh:
         """The answer to a RequestArrived: a payload, or an error."""
         self._core.at = at
         self._post.respond(at, request, payload, error, detail)
-        self._settle()
 
     def respond_part(self, at: Instant, request: int, payload: bytes) -> bool:
         """The next part of the answer to a RequestArrived that ``streams``; False: no more
@@ -374,13 +373,11 @@ class Mesh:
         """The handler of a MessageArrived ended."""
         self._core.at = at
         self._post.message_completed(at, message_id, ok, reason)
-        self._settle()
 
     def message_started(self, at: Instant, message_id: str) -> None:
         """The handler of a MessageArrived is about to run; MessageMayStart follows."""
         self._core.at = at
         self._post.message_started(at, message_id)
-        self._settle()
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; None: not known here."""
@@ -524,6 +521,8 @@ class Mesh:
 
     def actions(self) -> list[Action]:
         """Everything to do since the last call, in order."""
+        if self._office_used:  # commands that many come of settle here, together
+            self._settle()
         actions = self._core.drain()
         while self._core.overfull:
             for occurrence in self._core.connections.broken(

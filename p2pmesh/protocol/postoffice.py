@@ -582,6 +582,11 @@ class PostOffice:
 
     # --- results ------------------------------------------------------------------------
 
+    @property
+    def tells_itself(self) -> bool:
+        """Is something for an instance of this very node on its way to it?"""
+        return bool(self._ways.own)
+
     def drain(self) -> list[Effect]:
         """Everything to do since the last call, in order."""
         self._settle(self._at)
