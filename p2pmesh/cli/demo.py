@@ -26,7 +26,8 @@ GUEST: Final = "guest-1"
 
 
 def demo(call: Call) -> int:
-    for deadly in (signal.SIGTERM, signal.SIGHUP):
+    # Ctrl-C, too: what a script starts in the background has it ignored.
+    for deadly in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(deadly, _interrupt)
     troupe = Troupe()
     with troupe:

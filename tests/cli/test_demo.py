@@ -101,6 +101,18 @@ def test_interrupted_anywhere_it_takes_everything_with_it(
     assert list(temporary.iterdir()) == []
 
 
+def test_it_ends_at_sigint_also_where_a_script_started_it_in_the_background(
+    home: Path, temporary: Path
+) -> None:
+    ignored = "trap '' INT; exec " + shlex.join([*P2PMESH, "demo"])
+    with subprocess.Popen(["sh", "-c", ignored], stdout=subprocess.PIPE, cwd=home) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert list(temporary.iterdir()) == []
+
+
 def test_kept_it_says_what_to_type_next_and_leaves_at_ctrl_c(home: Path, temporary: Path) -> None:
     with subprocess.Popen(
         [*P2PMESH, "demo", "--keep"], stdout=subprocess.PIPE, text=True, cwd=home
