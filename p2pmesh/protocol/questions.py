@@ -187,8 +187,11 @@ class Questions:
             core.act(MemberRecovered(**who(held.record)))
 
     def verdict(self, verdict: wire.Verdict, source: Link | None, *, flood: bool) -> None:
-        """Others passed a verdict.  Fresh ones are applied; an old one about a member
-        that I hold alive, or any about one that I hear, is asked instead."""
+        """Others passed a verdict.  About a member that I hold alive one on a refusal is
+        applied, if it is fresh and I know its question; on weaker evidence my own count
+        of that question decides.  An old one, one that nobody asked here, and any about
+        whom I hear, is asked: where a split heals, verdicts of its other side arrive,
+        with the questions that nobody there could answer just before them."""
         core = self._core
         if core.life is not None and is_clock_set(core.life) and not is_clock_set(verdict.life):
             core.count("stamped_before_2024")
@@ -210,10 +213,12 @@ class Questions:
             if source is not None:
                 core.tell(source, wire.News((held.item,)))
             return
-        if verdict.age <= timing.VERDICT_FRESH * 1000 and not core.hears(verdict.subject):
-            self._pass(verdict, source)
-            return
         asked = self.suspicions.open.get(verdict.subject)
+        is_fresh = verdict.age <= timing.VERDICT_FRESH * 1000
+        if asked is not None and is_fresh and not core.hears(verdict.subject):
+            if verdict.evidence == asked.evidence == Evidence.REFUSED:
+                self._pass(verdict, source)
+            return
         if asked is not None and asked.about_tombstone:
             return
         question = self._make_question(

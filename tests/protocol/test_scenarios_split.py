@@ -110,6 +110,26 @@ def test_members_who_died_during_the_split_stay_dead_after_the_heal(simulate: Si
         assert node.state_of(left) == "left"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_split_that_heals_as_soon_as_it_was_noticed_kills_nobody(
+    simulate: Simulate, seed: int
+) -> None:
+    """Each side has passed its verdicts on the other just now: they are fresh where the
+    living hear of them, and still nobody applies what nobody asked there."""
+    net = simulate(20, seed=seed)
+    here, there = net.nodes[:3], net.nodes[3:]
+    net.partition(here, there)
+
+    def buried(side: list[SimNode], other: list[SimNode]) -> bool:
+        return all(a.state_of(b) == "failed" for a in side for b in other)
+
+    net.run_until(lambda: buried(here, there) and buried(there, here), within=20.0)
+    watch = Watch(net)
+    net.heal()
+    watch.assert_settles()
+    watch.assert_nobody_failed()
+
+
 def test_a_flapping_network_settles_when_it_stops(simulate: Simulate) -> None:
     net = simulate(8)
     here, there = sides(net, "mixed")

@@ -22,7 +22,7 @@ def test_a_newcomer_that_never_heard_the_question_hears_the_verdict(simulate: Si
     newcomer = net.add(peers=net.nodes[:1])
     others = [node for node in net.running() if node is not newcomer]
     net.run_until(lambda: len(watch.deaths(victim)) >= len(others), within=4.0)
-    net.run(0.3)
+    net.run(0.3 + timing.SILENT_SUSPICION)  # it asks what it did not hear asked
     assert newcomer.state_of(victim) == "failed"
     assert net.agrees()
 
