@@ -56,3 +56,9 @@ def test_a_quick_look_at_broadcasts_prints_what_it_measured(home: Path) -> None:
     rows = ("ours", "plumtree", "plumtree-one")
     assert set(results) == {f"{row} {phase}" for row in rows for phase in phases}
     assert all(result["missed"] == 0 and result["hops"] > 1 for result in results.values())
+
+
+def test_a_quick_look_at_messages_prints_what_it_measured(home: Path) -> None:
+    results = quick("messages.py", home, "--systems", "p2pmesh,tcp")
+    assert set(results) == {"request", "oneway", "bandwidth", "durable"}
+    assert results["durable"]["rate"] > 0
