@@ -28,6 +28,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import statistics
 import struct
@@ -276,6 +277,8 @@ async def serve_nats() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    ended = asyncio.Event()  # the server of our own ends with us
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     server = await asyncio.create_subprocess_exec(
         nats_server(), "-a", "127.0.0.1", "-p", str(port), stderr=subprocess.DEVNULL
     )
@@ -294,7 +297,7 @@ async def serve_nats() -> None:
         await connection.subscribe("bench", cb=answer, pending_msgs_limit=0, pending_bytes_limit=0)
         await connection.flush()
         print(port, flush=True)
-        await asyncio.Event().wait()
+        await ended.wait()
     finally:
         server.kill()
         await server.wait()
