@@ -24,10 +24,18 @@ def quick(benchmark: str, home: Path, *flags: str) -> dict[str, Any]:
     return {result["row"]: result for result in results}
 
 
-def test_a_quick_look_at_leadership_prints_what_it_measured(home: Path) -> None:
-    results = quick("leadership.py", home, "--agents", "3")
-    assert set(results) == {"kill", "known", "term"}
-    assert all(result["samples"] == 2 and result["worst"] > 0 for result in results.values())
+def test_a_quick_look_at_liveness_prints_what_it_measured(home: Path) -> None:
+    results = quick("liveness.py", home, "--rows", "L1,L5t,L10")
+    assert set(results) == {"L1", "L5t", "L10"}
+    assert all(results[row]["worst"] > 0 for row in ("L1", "L5t"))
+    assert results["L10"]["resident_mb"] > 10
+
+
+def test_a_benchmark_that_was_interrupted_goes_on_where_it_was(home: Path) -> None:
+    kept = home / "results.jsonl"
+    done = {"row": "L5t", "size": 5, "p99": 0.1, "false_deaths": 0}
+    kept.write_text(json.dumps(done) + "\n")
+    assert quick("liveness.py", home, "--rows", "L5t", "--out", str(kept)) == {}
 
 
 def test_a_quick_look_at_the_registry_prints_what_it_measured(home: Path) -> None:

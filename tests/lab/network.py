@@ -146,6 +146,11 @@ class Host:
     def __repr__(self) -> str:
         return f"Host({self.address})"
 
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Becomes the command behind it, on this host."""
+        return self._namespace.prefix
+
     def start(self, *command: str, env: dict[str, str] | None = None) -> Process:
         """Starts a command that prints JSON lines; it ends with the lab.
 
