@@ -39,7 +39,7 @@ PROTOCOL: Final = {
         {"connections"},
         {"core"},  # what those above it share
         {"membership", "reporting", "selfword"},
-        {"neighbours"},
+        {"neighbours", "orphans"},
         {"questions", "sidelinks"},
         {"monitoring"},
         {"joining", "leading", "lookup"},

@@ -40,6 +40,7 @@ from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
+from p2pmesh.protocol.orphans import Orphans
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
@@ -107,6 +108,7 @@ class Mesh:
         questions = self._questions = Questions(core, neighbours)
         monitoring = self._monitoring = Monitoring(core, neighbours, questions)
         self._side = SideLinks(core, neighbours)
+        self._orphans = Orphans(core)
         self._joining = Joining(core, self._membership, neighbours, monitoring)
         self._leading = Leading(core, questions)
         self._lookup = Lookup(core, questions)
@@ -807,6 +809,8 @@ class Mesh:
                 monitoring.sweep()
             case "side", _:
                 self._side.due()
+            case "orphan", str(guest):
+                self._orphans.due(guest)
             case "alone", _:
                 joining.alone_due()
             case "rival", _:
@@ -919,6 +923,7 @@ class Mesh:
             self._monitoring.settle(changes)
             self._joining.settle(changes)
             self._report(changes)
+            self._orphans.settle(changes)
             self._leading.follow()
             self._unseen += changes
             self._is_look_due |= not all(map(_may_wait, changes))

@@ -83,13 +83,18 @@ def evidence_of(text: str) -> Evidence:
     return Evidence(text) if text in tuple(Evidence) else Evidence.UNREACHABLE
 
 
-def _guest_event(entry: GuestEntry, before: GuestEntry | None) -> Event | None:
-    fields: dict[str, Any] = {
+def guest_who(entry: GuestEntry) -> dict[str, Any]:
+    """The fields that events about a guest share."""
+    return {
         "instance_id": entry.instance_id,
         "node_id": entry.home.hex(),
         "name": entry.instance_id,
         "kind": "guest",
     }
+
+
+def _guest_event(entry: GuestEntry, before: GuestEntry | None) -> Event | None:
+    fields = guest_who(entry)
     was = before.state if before is not None else None
     if entry.state is State.ALIVE:
         if was is not State.ALIVE:
