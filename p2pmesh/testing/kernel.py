@@ -96,6 +96,7 @@ class Socket:
     progress_at: float = 0.0
     unread: int = 0  # bytes that arrived here and wait for the process
     is_paused: bool = False
+    is_void: bool = False  # an address of it is gone: nothing of it arrives any more
 
 
 @dataclass(slots=True, eq=False)
@@ -176,6 +177,14 @@ class Kernel:
         """Dials to this address go to this host from now on."""
         self._hosts[address] = host
         host.address = address
+
+    def unbind(self, host: Host) -> None:
+        """The host loses its address: nothing answers there, and its connections, which go on
+        using it, are mute."""
+        if self._hosts.get(host.address) is host:
+            del self._hosts[host.address]
+        for socket in host.sockets.values():
+            socket.is_void = socket.peer.is_void = True
 
     def boot(self, host: Host) -> None:
         """A process begins, and listens."""
@@ -349,8 +358,7 @@ class Kernel:
         """A segment reaches the other host, or a cut."""
         if number != socket.delivered + 1 or socket.retry_after or not socket.segments:
             return
-        paths = self.paths
-        if paths.is_whole:
+        if self.paths.is_whole and not socket.is_void:
             data = socket.segments.popleft()
             if data is not None:
                 socket.unacked -= len(data)
@@ -358,10 +366,9 @@ class Kernel:
             socket.delivered = number
             self._deliver(socket, data)
             return
-        source, target = socket.host.number, socket.peer.host.number
-        if paths.is_open(source, target):
+        if self._passes(socket):
             self._deliver_all(socket)
-            if paths.is_open(target, source):
+            if self._passes(socket.peer):
                 self._acknowledge(socket)
                 return
         socket.retry_after = RETRANSMIT_AFTER
@@ -372,10 +379,9 @@ class Kernel:
         if not socket.segments:
             socket.retry_after = 0.0
             return
-        source, target = socket.host.number, socket.peer.host.number
-        if self.paths.is_open(source, target) and not self._is_lost():
+        if self._passes(socket) and not self._is_lost():
             self._deliver_all(socket)
-            if self.paths.is_open(target, source):
+            if self._passes(socket.peer):
                 self._acknowledge(socket)
                 socket.retry_after = 0.0
                 return
@@ -386,6 +392,11 @@ class Kernel:
             return
         socket.retry_after *= 2
         self._clock.at(min(now + socket.retry_after, breaks_at), self._retry, socket)
+
+    def _passes(self, socket: Socket) -> bool:
+        """Does what this end sends arrive?"""
+        source, target = socket.host.number, socket.peer.host.number
+        return not socket.is_void and self.paths.is_open(source, target)
 
     def _deliver_all(self, socket: Socket) -> None:
         """Everything that the other end has not had."""
@@ -414,7 +425,7 @@ class Kernel:
 
     def _reset(self, socket: Socket) -> None:
         """The answer to bytes for a connection that the other kernel does not have."""
-        if self.paths.is_open(socket.peer.host.number, socket.host.number):
+        if self._passes(socket.peer):
             self._break(socket)
 
     def _break(self, socket: Socket) -> None:

@@ -19,7 +19,7 @@ from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.types import Agent, Candidate, Event, FoundBy, Life
 from p2pmesh.testing.clock import Clock
 from p2pmesh.testing.kernel import Kernel
-from p2pmesh.testing.node import SimNode, State
+from p2pmesh.testing.node import SimNode, State, address
 from p2pmesh.testing.scenario import Scenario, Step
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -33,6 +33,10 @@ _POLL: Final = 0.01  # how often a condition is looked at
 #: mDNS: an advertisement is seen after this long, give or take the second figure.
 _ADVERTISED: Final = 0.02
 _ADVERTISED_JITTER: Final = 0.05
+#: A process sees that its addresses changed after this long.
+_ADDRESS_NOTICED: Final = 2.0
+#: Addresses that hosts change to are those of hosts with numbers above this.
+_LATER_ADDRESSES: Final = 1 << 20
 
 
 class Timeout(AssertionError):
@@ -96,6 +100,7 @@ class SimNetwork:
             ("multicast", multicast), ("expected", expected),
         )  # fmt: skip
         self._steps: list[Step] = []
+        self._readdressed = 0
 
     def __enter__(self) -> SimNetwork:
         return self
@@ -161,14 +166,13 @@ class SimNetwork:
 
         ``peers``: whose addresses it is given.  ``start``: without, it is a host on
         which nothing listens yet.  ``wall_offset``: ms that its wall clock is ahead.
-        ``address_of``: it takes over that node's address; ``identity_of``: it is a
-        copy of that node's identity.  ``config``: fields of MeshConfig
+        ``address_of``: it takes over that node's address; ``identity_of``: its data
+        directory is a copy of that node's, its identity too.  ``config``: fields of MeshConfig
         (``agent=None`` is an observer, ``persistent=True`` has a store)."""
         number = len(self.nodes)
-        seed = self._rng.randbytes(32)
+        node = SimNode(self, self._kernel, number, name, self._rng.randbytes(32))
         if identity_of is not None:
-            seed = self._node(identity_of).seed
-        node = SimNode(self, self._kernel, number, name, seed)
+            node.take_data_of(self._node(identity_of))
         if address_of is not None:
             node.address = self._node(address_of).address
         node.wall_offset = wall_offset
@@ -296,6 +300,20 @@ class SimNetwork:
         (a container's published port, a load balancer)."""
         self._node(node).host.has_proxy = has
 
+    @_step
+    def readdress(self, node: Which) -> None:
+        """Its host gets another address instead of its own, and its process notices after
+        a while; until then nobody reaches it, nor ever again over its connections."""
+        node = self._node(node)
+        self._kernel.unbind(node.host)
+        self._readdressed += 1
+        node.address = address(_LATER_ADDRESSES + self._readdressed)
+        node.settings["addresses"] = (node.address,)
+        if node.state is State.DEAD:
+            self._kernel.bind(node.host, node.address)
+        else:
+            self.clock.after(_ADDRESS_NOTICED, self._notice_address, node, node.runs)
+
     # --- steps: the network -------------------------------------------------------------------
 
     @_step
@@ -407,6 +425,13 @@ class SimNetwork:
                         self.clock.after(
                             self._advertised_after(), self._found, to, to.runs, _advert(found)
                         )
+
+    def _notice_address(self, node: SimNode, run: int) -> None:
+        self._kernel.bind(node.host, node.address)
+        if node.runs == run and node.is_running:
+            node.input("addresses_changed", (node.address,))
+            if self._multicast:
+                self._advertise(node)
 
     def _advertised_after(self) -> float:
         return _ADVERTISED + _ADVERTISED_JITTER * self._rng.random()

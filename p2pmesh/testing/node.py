@@ -52,6 +52,11 @@ _STORING_TAKES: Final = 0.001
 _REARM_GAIN: Final = 0.0005
 
 
+def address(number: int) -> str:
+    """Where the host of this number listens."""
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8078"
+
+
 class State(Enum):
     """What a process does."""
 
@@ -70,7 +75,7 @@ class SimNode:
         self.number = number
         self.name = name
         self.seed = seed
-        self.address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8078"
+        self.address = address(number)
         self.host = Host(number, self, self.address)
         self.state = State.DEAD
         self.wall_offset = 0  # ms that its wall clock is ahead
@@ -149,6 +154,10 @@ class SimNode:
     def seen(self, *kinds: str) -> list[Event]:
         """Its events of these kinds (``member_failed``, …) since it started."""
         return [event for event in self.events if kind_of(event) in kinds]
+
+    def take_data_of(self, other: SimNode) -> None:
+        """Its data directory becomes a copy of the other's, identity and all."""
+        self.seed, self.restored, self.disk = other.seed, other.restored, dict(other.disk)
 
     # --- its process ----------------------------------------------------------------------
 

@@ -260,6 +260,52 @@ def test_timers_are_never_early_on_a_clock_that_jumped() -> None:
     assert net.clock.now == pytest.approx(42.0)
 
 
+def told_addresses(net: SimNetwork, of: SimNode) -> set[tuple[str, ...]]:
+    """Under which addresses the others list it."""
+    others = [node for node in net.running() if node is not of]
+    return {member.addresses for node in others if (member := node.lists(of)) is not None}
+
+
+def test_a_host_with_another_address_is_mute_until_its_process_notices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = meshed(3)
+    heard: list[int] = []
+    node, old = net.nodes[1], net.nodes[1].address
+    net.readdress(node)
+    assert node.address != old
+    monkeypatch.setattr(net, "trace", lambda number, link, data: heard.append(number))
+    net.run(0.45)  # then it misses the others, and dials them
+    assert heard
+    assert node.number not in heard
+    assert told_addresses(net, node) == {(old,)}
+    net.run(4.0)
+    assert net.agrees()
+    assert told_addresses(net, node) == {(node.address,)}
+
+
+def test_a_process_can_start_at_another_address_and_another_at_its_old_one() -> None:
+    net = meshed(3)
+    node, old = net.nodes[1], net.nodes[1].address
+    net.kill(node)
+    net.readdress(node)
+    net.start(node)
+    net.run_until(net.agrees, within=5.0)
+    assert told_addresses(net, node) == {(node.address,)}
+    other = net.add("other", addresses=(old,))
+    net.run_until(net.agrees, within=5.0)
+    assert told_addresses(net, other) == {(old,)}
+
+
+def test_a_copy_of_an_identity_knows_what_its_data_directory_knew() -> None:
+    net = SimNetwork(seed=3)
+    node = net.add(persistent=True)
+    net.run_until(node.leads, within=3.0)
+    copy = net.add("copy", identity_of=node, start=False, persistent=True)
+    assert (copy.seed, copy.restored) == (node.seed, node.restored)
+    assert copy.restored.epoch is not None
+
+
 def test_a_store_keeps_life_and_epoch_over_a_restart() -> None:
     net = SimNetwork(seed=2)
     node = net.add(persistent=True)
