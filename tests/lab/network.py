@@ -24,6 +24,7 @@ from tests.lab.namespaces import Namespace, unique_name
 from tests.processes import HANG_GUARD, Process, run
 
 HOSTS_MAX: Final = 250
+CONTAINER_BRIDGE: Final = "172.17.0.1"
 _GATEWAY: Final = "10.77.0.254"  # where default routes point; nobody is there
 
 
@@ -193,6 +194,22 @@ class Host:
             prefix=self._bridge.prefix,
         )
         self._wire.event("ready")
+
+    def readdress(self, address: str) -> None:
+        """It has this address instead of its own."""
+        self._namespace.ip(f"addr del {self.address}/24 dev eth0")
+        self._namespace.ip(f"addr add {address}/24 dev eth0")
+        self.address = address
+
+    def add_container_bridge(self) -> None:
+        """A bridge as docker makes it, with the address that it has on every host."""
+        self._namespace.ip("link add docker0 type bridge")
+        self._namespace.ip(f"addr add {CONTAINER_BRIDGE}/16 dev docker0")
+        self._namespace.ip("link set docker0 up")
+
+    def limit_backlogs(self, connections: int) -> None:
+        """Its kernel keeps so many for a listener that does not take them, and one more."""
+        self._namespace.set("core/somaxconn", connections)
 
     def block_multicast(self) -> None:
         """Its firewall drops multicast, also between processes of this host."""

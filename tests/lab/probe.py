@@ -6,6 +6,7 @@ python -m tests.lab.probe send ADDRESS N   sends N datagrams there
 python -m tests.lab.probe listen           joins the group and tells what comes
 python -m tests.lab.probe serve            tells the digest of what a TCP connection brings
 python -m tests.lab.probe upload ADDRESS BYTES   sends that, tells its digest
+python -m tests.lab.probe besiege ADDRESS N      opens N connections to LINKS at once, and is mute
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 PORT: Final = 5353
 GROUP: Final = "224.0.0.251"
+LINKS: Final = 8078
 _PATIENCE: Final = 1.0  # how long an answer may take
 
 
@@ -99,6 +101,19 @@ def upload(address: str, size: str) -> None:
     tell("sent", digest=hashlib.sha256(data).hexdigest())
 
 
+def besiege(address: str, count: str) -> None:
+    connections = [socket.socket() for _ in range(int(count))]
+    for connection in connections:
+        connection.setblocking(False)
+        connection.connect_ex((address, LINKS))
+    time.sleep(_PATIENCE)
+    made = select.select([], connections, [], 0)[1]
+    tell("besieging", connected=len(made))
+    while True:
+        time.sleep(_PATIENCE)
+
+
 if __name__ == "__main__":
-    role = {each.__name__: each for each in (echo, ping, send, listen, serve, upload)}
+    roles = (echo, ping, send, listen, serve, upload, besiege)
+    role = {each.__name__: each for each in roles}
     role[sys.argv[1]](*sys.argv[2:])

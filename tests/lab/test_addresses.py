@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from tests.lab.network import Host, Lab
+from tests.lab.network import Lab
 from tests.lab.test_meeting import Agent, meet, run
 from tests.processes import eventually
-
-
-def ip(host: Host, command: str) -> None:
-    done = host.run("ip", *command.split())
-    assert done.returncode == 0, done.stderr
-
-
-def interface_of(host: Host) -> str:
-    """The name of the interface that has the host's address."""
-    for line in host.run("ip", "-o", "-4", "address").stdout.splitlines():
-        _, name, _, address, *_ = line.split()
-        if address.startswith(f"{host.address}/"):
-            return name
-    raise AssertionError(f"{host} has no {host.address}")
 
 
 def told_of(agent: Agent, by: Agent) -> list[str]:
@@ -37,9 +23,7 @@ def test_a_host_that_gets_another_address_is_known_and_found_under_it(lab: Lab, 
     moving, other = agents = [run(a, mesh), run(b, mesh)]
     meet(agents)
     new = f"{a.address.rpartition('.')[0]}.250"
-    name = interface_of(a)
-    ip(a, f"address del {a.address}/24 dev {name}")
-    ip(a, f"address add {new}/24 dev {name}")
+    a.readdress(new)
     eventually(lambda: told_of(moving, other) == [new], f"{new} is told")
     assert other.process.leave() == 0
     newcomer = run(c, mesh)  # only the moved host can tell it of the mesh
@@ -51,9 +35,7 @@ def test_a_host_that_gets_another_address_is_known_and_found_under_it(lab: Lab, 
 def test_a_bridge_of_containers_is_neither_told_nor_in_the_way(lab: Lab, mesh: str) -> None:
     hosts = lab.hosts(2)
     for host in hosts:
-        ip(host, "link add docker0 type bridge")
-        ip(host, "address add 172.17.0.1/16 dev docker0")
-        ip(host, "link set docker0 up")
+        host.add_container_bridge()
     agents = [run(host, mesh) for host in hosts]
     meet(agents)
     for agent in agents:

@@ -101,17 +101,3 @@ def test_a_host_without_multicast_is_alone_until_it_is_given_an_address(
     assert alone.states() == {alone.id: "alive"}
     assert alone.process.leave() == 0
     meet([first, run(b, mesh, "--peer", a.address)])
-
-
-def test_a_host_that_is_unplugged_fails_as_unreachable_and_comes_back_as_it_was(
-    lab: Lab, mesh: str
-) -> None:
-    agents = [run(host, mesh) for host in lab.hosts(3)]
-    meet(agents)
-    a, b, c = agents
-    c.host.unplug()
-    for agent in (a, b):
-        failed = agent.process.event("member_failed", instance_id=c.id)
-        assert failed["evidence"] == "unreachable"
-    c.host.plug_in()
-    meet(agents)

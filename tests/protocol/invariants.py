@@ -2,7 +2,7 @@
 
 A ``Watch`` notes what every node tells from the moment it is made; its methods
 raise where something was told that may never be.  The numbers are those of the
-design's list.
+design's list.  What holds of real processes, too, is in ``tests/scenarios/judge.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from p2pmesh.protocol import timing
 from p2pmesh.protocol.types import (
     Elected,
     Event,
@@ -24,22 +23,12 @@ from p2pmesh.protocol.types import (
     Token,
 )
 from p2pmesh.testing import SimNetwork, SimNode
+from tests.scenarios.judge import Endings
+from tests.scenarios.player import settles_within
 
 #: A contact may have learned of a member this shortly before a newcomer's stamp, and
 #: said its own highest one before that.
 _HELLO_TRAVELS = 0.05
-
-
-def settles_within(count: int) -> float:
-    """Seconds, after all faults stopped, in which ``count`` live nodes come to hold one
-    view: the last dead one is noticed (silence, a dial, the longest question), the last
-    buried one is dialled by a healing node and asked about, and what news missed is
-    found by two beats and a repair."""
-    lan = timing.PRESETS["lan"]
-    noticed = lan.silence_after + timing.DIAL_TIMEOUT + timing.UNMET_SUSPICION
-    healed = max(timing.HEAL_INTERVAL, count / 10) + timing.DIAL_TIMEOUT + timing.SILENT_SUSPICION
-    repaired = 2 * lan.heartbeat_interval + timing.REPAIR_INTERVAL
-    return noticed + healed + repaired
 
 
 class Told(NamedTuple):
@@ -57,7 +46,7 @@ class Watch:
     def __init__(self, net: SimNetwork) -> None:
         self.net = net
         self.told: list[Told] = []
-        self._versions: dict[tuple[int, int, str], tuple[Life, int]] = {}
+        self._endings = Endings()
         self.resurrected: list[str] = []
         self.contacts: list[tuple[Joined, SimNode]] = []
         net.observers.append(self._observe)
@@ -69,17 +58,16 @@ class Watch:
 
     def _note_version(self, node: SimNode, event: MemberEvent) -> None:
         """4: who was failed or left is back only with a higher version."""
-        key = node.number, node.runs, event.node_id
+        observer = node.number, node.runs
         member = next((m for m in node.members() if m.node_id == event.node_id), None)
         if member is None or not member.life:
             return
         version = Life(*map(int, member.life.split("."))), member.incarnation
         if isinstance(event, MemberJoined):
-            ended = self._versions.pop(key, None)
-            if ended is not None and version <= ended:
+            if self._endings.is_resurrected(observer, event.node_id, version):
                 self.resurrected.append(f"{event.instance_id} at {node.instance_id}: {event.t}")
         else:
-            self._versions[key] = version
+            self._endings.ended(observer, event.node_id, version)
 
     def events(self, *kinds: type[Event], nodes: Iterable[SimNode] | None = None) -> list[Told]:
         """What these nodes (or all) told of these kinds."""

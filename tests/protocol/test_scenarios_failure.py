@@ -158,17 +158,6 @@ def test_who_left_and_died_before_its_goodbye_was_read_is_not_failed(simulate: S
 # --- whose kernel answers? ------------------------------------------------------------
 
 
-def test_another_identity_at_its_port_means_that_the_process_is_gone(simulate: Simulate) -> None:
-    net = simulate(5)
-    watch = Watch(net)
-    node = net.nodes[2]
-    net.kill(node)
-    other = net.add("heir", address_of=node)
-    net.run_until(net.agrees, within=2.0)
-    assert {t.event.evidence for t in watch.deaths(node)} == {Evidence.REFUSED}
-    assert net.nodes[0].state_of(other) == "alive"
-
-
 def test_a_process_of_another_mesh_at_its_port_is_no_sign_of_life(simulate: Simulate) -> None:
     net = simulate(5)
     node = net.nodes[2]

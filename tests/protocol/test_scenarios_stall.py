@@ -14,7 +14,6 @@ from p2pmesh.protocol.types import (
     Demoted,
     Elected,
     Evidence,
-    Joined,
     LeaderStalled,
     MemberFailed,
     MemberJoined,
@@ -104,33 +103,6 @@ def test_who_was_stopped_past_the_grace_shows_no_token_before_others_confirm_it(
 # --- starved --------------------------------------------------------------------------
 
 
-DUTIES = [(0.5, 0.5), (0.2, 1.0), (0.05, 1.5), (0.1, 2.5), (0.01, 5.0)]
-
-
-@pytest.mark.parametrize(("runs", "stops"), DUTIES)
-def test_starved_processes_die_of_nothing_and_kill_nobody(
-    simulate: Simulate, runs: float, stops: float
-) -> None:
-    net = simulate(10)
-    watch = Watch(net)
-    for node in (net.nodes[0], net.nodes[4]):
-        net.starve(node, runs=runs, stops=stops, seconds=60.0)
-    net.run(70.0)
-    watch.assert_nobody_failed()
-    assert watch.leader_changes() == 0
-    watch.assert_settles()
-
-
-def test_a_whole_machine_that_is_overloaded_buries_nobody(simulate: Simulate) -> None:
-    net = simulate(10)
-    watch = Watch(net)
-    for number, node in enumerate(net.nodes):
-        net.starve(node, runs=0.1 + 0.02 * number, stops=1.0 + 0.1 * number, seconds=60.0)
-    net.run(70.0)
-    watch.assert_nobody_failed()
-    watch.assert_settles()
-
-
 def test_starved_processes_on_a_lossy_network_kill_nobody(simulate: Simulate) -> None:
     net = simulate(20, loss=0.05)
     watch = Watch(net)
@@ -176,40 +148,6 @@ def test_a_process_whose_loop_was_late_accuses_nobody(simulate: Simulate) -> Non
 
 
 # --- asleep ---------------------------------------------------------------------------
-
-
-def test_a_machine_that_slept_returns_with_its_life_and_its_seniority(simulate: Simulate) -> None:
-    net = simulate(5)
-    leader, *others = net.nodes
-    life = leader.life
-    watch = Watch(net)
-    net.sleep(leader)
-    net.run_until(lambda: net.agrees(others), within=5.0)
-    net.run(600.0)
-    net.wake(leader)
-    watch.assert_settles()
-    assert leader.life == life
-    assert leader.leads()
-    watch.assert_nobody_resurrected()
-    watch.assert_tokens_rise()
-    assert not watch.events(Joined)
-
-
-def test_a_machine_that_wakes_offers_nothing_of_what_it_believed(simulate: Simulate) -> None:
-    """While it slept one died and one left; nobody takes its word for them."""
-    net = simulate(6)
-    sleeper, dead, left = net.nodes[1], net.nodes[2], net.nodes[3]
-    net.sleep(sleeper)
-    net.run(10.0)
-    net.kill(dead)
-    net.leave(left)
-    net.run(60.0)
-    watch = Watch(net)
-    net.wake(sleeper)
-    watch.assert_settles()
-    watch.assert_nobody_resurrected()
-    assert sleeper.state_of(dead) == "failed"
-    assert sleeper.state_of(left) == "left"
 
 
 def test_who_slept_until_the_dead_were_forgotten_does_not_bring_them_back(
