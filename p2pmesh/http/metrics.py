@@ -143,6 +143,7 @@ class Metrics:
         for (method, route, status), count in sorted(self._traffic.answered.items()):
             requests.add_metric((method, route, str(status)), count)
         yield requests
+        yield _gauge("tasks", "Of the event loop, the application's included.", _tasks())
         loop_lag = self._backend.loop_lag()
         bounds = (*map(str, lag.BOUNDS), "+Inf")
         yield HistogramMetricFamily(
@@ -164,6 +165,10 @@ class _Taken(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._families
         yield from self._process.collect()
+
+
+def _tasks() -> int:
+    return len(asyncio.all_tasks())
 
 
 def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
