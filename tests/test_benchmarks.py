@@ -70,3 +70,11 @@ def test_a_quick_look_at_messages_prints_what_it_measured(home: Path) -> None:
     results = quick("messages.py", home, "--systems", "p2pmesh,tcp")
     assert set(results) == {"request", "oneway", "bandwidth", "durable"}
     assert results["durable"]["rate"] > 0
+
+
+def test_a_quick_look_at_scale_prints_what_it_measured(home: Path) -> None:
+    results = quick("scale.py", home)
+    assert set(results) == {"L3", "L3c", "L6h", "S1"}
+    assert results["L3"] == {**results["L3"], "runs": 2, "false_deaths": 0}
+    assert results["L3c"]["starved_failed"] > 0
+    assert len(results["S1"]["trace"]) > 8

@@ -1,0 +1,255 @@
+"""Many simulated nodes: false deaths under starvation, long splits, and what a thousand cost.
+
+Rows:
+
+    L3   a grid: 50 and 200 nodes × 1, 5, 10 % of them starved × stops of 0.5 to 2.5 s ×
+         1, 3, 5 % loss × seeds, 120 virtual seconds each.  The starved alternate between
+         0.25 s of running and one stop, all the time.
+    L3c  the control arm: the same, with silence as the only evidence.
+    L6h  an even split of ten nodes for an hour: virtual seconds from its end until all
+         hold one view and follow the oldest
+    S1   a thousand nodes join within 10 s, ten die after a minute: CPU seconds of 120
+         virtual ones
+
+The rule for L3, written before it was run: a *false death* is a healthy node (neither
+starved nor stopped) of which any node of the mesh tells ``member_failed``; each node
+counts once a run.  What is asked for is at most 10 in all 3,600 runs, and that the
+control arm has more than 10 in any tenth of them.
+
+    python benchmarks/scale.py --rows L3 --sizes 50 --seeds 40 --out grid.jsonl
+
+Cells that the file holds are not run again.  A mesh is joined once for each size and
+seed, and every cell of the grid goes on from there in a process of its own.  Prints
+one JSON line a row, then a table.  ``--quick`` takes two cells of five nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from p2pmesh.protocol.detector import Detector
+from p2pmesh.protocol.monitoring import Monitoring
+from p2pmesh.protocol.types import Event, Evidence, MemberFailed
+from p2pmesh.testing import SimNetwork, SimNode
+
+Result = dict[str, Any]
+STARVED = (0.01, 0.05, 0.10)
+STOPS = (0.5, 1.0, 1.5, 2.0, 2.5)
+LOSSES = (0.01, 0.03, 0.05)
+RUNS = 0.25  # seconds between two stops
+LASTS = 120.0
+FALSE_DEATHS_MAX = 10
+
+
+class Cell(NamedTuple):
+    size: int
+    seed: int
+    starved: float
+    stops: float
+    loss: float
+
+
+# --- the grid ---------------------------------------------------------------------
+
+
+def mesh_of(size: int, seed: int) -> SimNetwork:
+    """So many that agree, each told of the first."""
+    net = SimNetwork(seed, delay=0.001, jitter=0.001, expected=size)
+    for number in range(size):
+        net.add(peers=net.nodes[:1] if number else ())
+        net.run(0.05)
+    net.run_until(net.agrees, within=60)
+    net.run(3.0)
+    return net
+
+
+def play(net: SimNetwork, cell: Cell) -> Result:
+    """One cell, from a mesh that agrees."""
+    chance = random.Random(cell.seed)
+    starved = chance.sample(net.nodes, max(1, round(cell.size * cell.starved)))
+    told: set[str] = set()
+
+    def observe(_: SimNode, event: Event) -> None:
+        if isinstance(event, MemberFailed):
+            told.add(event.instance_id)
+
+    net.observers.append(observe)
+    net.set_loss(cell.loss)
+    for node in starved:
+        net.starve(node, runs=RUNS, stops=cell.stops, seconds=LASTS)
+    net.run(LASTS)
+    mine = {node.instance_id for node in starved}
+    return {
+        **cell._asdict(), "false": len(told - mine), "starved_failed": len(told & mine),
+        "cpu": round(time.process_time(), 2),
+    }  # fmt: skip
+
+
+def in_a_child(net: SimNetwork, cell: Cell) -> tuple[int, int]:
+    """Play it in a copy of this process: its pid, and where its result can be read."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    try:
+        os.write(writing, json.dumps(play(net, cell)).encode())
+    finally:
+        os._exit(0)
+
+
+def grid(cells: list[Cell], out: Path | None, processes: int) -> Iterator[Result]:
+    """The results of all cells; those that ``out`` holds are not played."""
+    known = {}
+    if out is not None and out.exists():
+        for line in out.read_text().splitlines():
+            result = json.loads(line)
+            known[Cell(*(result[field] for field in Cell._fields))] = result
+    yield from (known[cell] for cell in cells if cell in known)
+    left = [cell for cell in cells if cell not in known]
+    began, done = time.monotonic(), 0
+    for (size, seed), group in itertools.groupby(left, key=lambda cell: cell[:2]):
+        net = mesh_of(size, seed)
+        waiting = list(group)
+        playing: dict[int, int] = {}
+        while waiting or playing:
+            while waiting and len(playing) < processes:
+                pid, reading = in_a_child(net, waiting.pop())
+                playing[pid] = reading
+            pid, _ = os.wait()
+            with open(playing.pop(pid), "rb") as file:
+                result = json.loads(file.read())
+            if out is not None:
+                with out.open("a") as kept:
+                    kept.write(json.dumps(result) + "\n")
+            yield result
+            done += 1
+            minutes = (time.monotonic() - began) / done * (len(left) - done) / 60
+            text = f"{done} of {len(left)} cells, {minutes:.0f} min left"
+            print(f"\r{text:40}", end="", file=sys.stderr, flush=True)
+    print(f"\r{'':40}\r", end="", file=sys.stderr)
+
+
+def starvation(row: str, options: argparse.Namespace) -> list[Result]:
+    sizes = (5,) if options.quick else tuple(map(int, options.sizes.split(",")))
+    seeds = range(1 if options.quick else options.seeds)
+    shapes = itertools.product(STARVED, STOPS, LOSSES)
+    if options.quick:
+        shapes = iter([(0.10, 0.5, 0.01), (0.10, 2.5, 0.05)])
+    cells = [Cell(*pair, *shape) for shape in shapes for pair in itertools.product(sizes, seeds)]
+    results = []
+    played = list(grid(sorted(cells), options.out, options.processes))
+    for size in sizes:
+        mine = [result for result in played if result["size"] == size]
+        results.append(
+            {
+                "row": row, "size": size, "runs": len(mine),
+                "false_deaths": sum(result["false"] for result in mine),
+                "starved_failed": sum(result["starved_failed"] for result in mine),
+                "runs_with_any": sum(result["false"] > 0 for result in mine),
+            }
+        )  # fmt: skip
+    return results
+
+
+def believe_silence() -> None:
+    """What the dial would say is not asked: who is silent is accused."""
+    opened = Detector.open
+
+    def accuse(self: Detector, peer: bytes, *about: Any, **more: Any) -> Any:
+        if opened(self, peer, *about, **more) is None:
+            return None
+        return self._accuse(self.cases[peer], Evidence.UNREACHABLE)
+
+    Detector.open = accuse  # type: ignore[method-assign]
+    Monitoring.kernel_unacked = lambda self, link, unacked: None  # type: ignore[method-assign]
+
+
+# --- the others -------------------------------------------------------------------
+
+
+def long_split(options: argparse.Namespace) -> list[Result]:
+    taken = []
+    for seed in range(1 if options.quick else 5):
+        net = mesh_of(10, seed)
+        net.partition(net.nodes[:5], net.nodes[5:])
+        net.run(60.0 if options.quick else 3600.0)
+        net.heal()
+        taken.append(net.run_until(net.agrees, within=60))
+        assert all(node.leader() == net.nodes[0].instance_id for node in net.nodes)
+    return [{"row": "L6h", "size": 10, "runs": len(taken), "worst": round(max(taken), 2)}]
+
+
+def thousand(options: argparse.Namespace) -> list[Result]:
+    size = 50 if options.quick else 1000
+    chance = random.Random(1)
+    net = SimNetwork(1, expected=size, multicast=False)
+    began = time.process_time()
+    for number in range(size):
+        net.run_to(number * 10.0 / size)
+        net.add(peers=chance.sample(net.nodes, min(3, number)))
+    net.run_to(60.0)
+    for node in chance.sample(net.nodes[1:], 10):
+        net.kill(node)
+    net.run_to(120.0)
+    assert net.agrees()
+    used = time.process_time() - began
+    return [{"row": "S1", "size": size, "cpu": round(used, 1), "trace": net.trace_hash()}]
+
+
+def verdict(result: Result) -> bool | None:
+    match result:
+        case {"row": "L3", "false_deaths": deaths}:
+            return bool(deaths <= FALSE_DEATHS_MAX)
+        case {"row": "L3c", "false_deaths": deaths, "runs": runs}:
+            return bool(deaths > FALSE_DEATHS_MAX * runs / 360)
+        case {"row": "L6h", "worst": worst}:
+            return bool(worst <= 5.0)
+        case {"row": "S1", "cpu": cpu, "size": 1000}:
+            return bool(cpu <= 60.0)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", default="L3,L3c,L6h,S1")
+    parser.add_argument("--sizes", default="50,200", help="of L3 and L3c")
+    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, help="cells of the grid, kept; one row at a time")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    results = []
+    for row in options.rows.split(","):
+        match row:
+            case "L6h":
+                results += long_split(options)
+            case "S1":
+                results += thousand(options)
+            case "L3":
+                results += starvation(row, options)
+            case "L3c":  # last, or alone: it changes what this process believes
+                believe_silence()
+                results += starvation(row, options)
+    for result in results:
+        if not options.quick:
+            result["holds"] = verdict(result)
+        print(json.dumps(result))
+    for result in results:
+        figures = " ".join(f"{key}={value}" for key, value in result.items() if key != "row")
+        print(f"{result['row']:5}{figures}")
+
+
+if __name__ == "__main__":
+    main()
