@@ -413,8 +413,9 @@ class Kernel:
     def _deliver(self, socket: Socket, data: bytes | None) -> None:
         peer = socket.peer
         if not peer.is_open:
-            if data is not None:
-                self._clock.after(self._travel(), self._reset, socket)
+            if data is not None:  # what that end had said comes before the reset
+                arrival = max(self._clock.now + self._travel(), peer.last_arrival)
+                self._clock.at(arrival, self._reset, socket)
         elif data is None:
             self._end(peer)
         else:

@@ -335,6 +335,17 @@ def test_a_reset_ends_both_ends_and_loses_what_was_under_way() -> None:
     assert world.one.what() == ["ended", "opened"]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_reset_is_not_faster_than_what_was_said_before_it(seed: int) -> None:
+    world = World(seed=seed).connected()
+    world.write(b"too late")
+    world.run(0.001)  # it is about to arrive
+    world.write(b"goodbye", back=True)
+    world.kernel.close(world.other.host, world.other.sockets[-1].link)
+    world.run(1.0)
+    assert world.one.what() == [b"goodbye", "ended"]
+
+
 def test_nobody_is_told_of_a_host_that_is_off() -> None:
     world = World().connected()
     world.kernel.power_off(world.other.host)
