@@ -213,12 +213,12 @@ class Connections:
         """Both HELLOs are read: the link leaves the unfinished handshakes."""
         self._shaken(link)
 
-    def broken(self, link: Link, reason: str) -> Iterator[Occurrence]:
-        """End a link whose peer breaks the rules."""
+    def broken(self, link: Link, reason: str, *, is_said: bool = False) -> Iterator[Occurrence]:
+        """End a link whose peer breaks the rules, or takes too long: it is told that."""
         if link.phase is Phase.ENDED:
             return
         self.count("link version" if reason.startswith("version ") else f"link {reason}")
-        self.close(link)
+        self.close(link, reason if is_said else None)
         yield Broken(link, reason)
         yield from self.after_end(link)
 

@@ -311,6 +311,20 @@ class Joining:
             link.phase = Phase.RETIRING
             self._core.timers.set("handshake", link.id, self._core.at.now + 5.0)
 
+    def take_back(self, peer: NodeId) -> bool:
+        """The dialler of the link in use gave it up.  Had it been in use there too, the one
+        that it replaced would be closed: if that one is still open it is in use again."""
+        core = self._core
+        for link in core.connections.links.values():
+            is_check = link.hello is not None and link.hello.check
+            if link.peer == peer and link.phase is Phase.RETIRING and not is_check:
+                core.timers.cancel("handshake", link.id)
+                link.phase = Phase.UP
+                core.links_up[peer] = link
+                self._monitoring.link_up(link)
+                return True
+        return False
+
     def _linked(self, link: Link, hello: wire.Hello, signed: SignedRecord) -> None:
         core = self._core
         assert link.peer is not None

@@ -638,6 +638,9 @@ class Mesh:
         if peer is None or core.links_up.get(peer) is not link:
             return
         del core.links_up[peer]
+        if orderly and self._joining.take_back(peer):
+            self._post.linked(core.at, peer)
+            return
         self._post.unlinked(core.at, peer)
         self._monitoring.link_ended(link, orderly=orderly)
 
@@ -851,10 +854,15 @@ class Mesh:
 
     def _handshake_due(self, link: int) -> None:
         """A handshake that takes too long, or a replaced link its dialler left open."""
-        found = self._core.connections.links.get(link)
-        if found is not None and found.phase is not Phase.UP:
-            for occurrence in self._core.connections.broken(found, "handshake timeout"):
-                self._occurred(occurrence)
+        connections = self._core.connections
+        found = connections.links.get(link)
+        if found is None or found.phase is Phase.UP:
+            return
+        if found.phase is Phase.RETIRING:
+            connections.close(found, "duplicate")
+            return
+        for occurrence in connections.broken(found, "handshake timeout", is_said=True):
+            self._occurred(occurrence)
 
     def _keep_house(self) -> None:
         core = self._core

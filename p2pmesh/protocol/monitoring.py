@@ -176,7 +176,7 @@ class Monitoring:
             return
         core.connections.finish(attempt)
         for number in tuple(attempt.links):
-            core.connections.close(core.connections.links[number])
+            core.connections.close(core.connections.links[number], "too late")
         self._step(peer, self.detector.accepted_in_vain(peer, core.at.now))
 
     def case_due(self, peer: NodeId) -> None:

@@ -100,6 +100,34 @@ def test_who_was_stopped_past_the_grace_shows_no_token_before_others_confirm_it(
         leader.token()  # the first thing that it does when it runs again
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_probe_that_is_given_up_late_leaves_the_link_that_it_was_to_replace(
+    simulate: Simulate, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A process that runs for a moment answers a probe's handshake, is heard on its old link,
+    and stops before it reads the rest: the HELLO that is to replace that link, and that the
+    probe is given up.  Then it uses neither, and the old one ended without a goodbye: at
+    two monitors that is how the death of a process looks."""
+    broken = []
+    link_ended = Monitoring.link_ended
+
+    def record(self, link, *, orderly):
+        if not orderly and self._core.me not in starved:
+            broken.append(link)
+        link_ended(self, link, orderly=orderly)
+
+    net = simulate(5, seed=seed, delay=0.02, jitter=0.03)
+    starved = {net.nodes[n].mesh.node_id for n in (0, 4)}
+    monkeypatch.setattr(Monitoring, "link_ended", record)
+    watch = Watch(net)
+    for number in (0, 4):
+        net.starve(number, runs=0.1, stops=2.5, seconds=60.0)
+    net.run(65.0)
+    assert not broken
+    watch.assert_nobody_failed()
+    watch.assert_settles()
+
+
 # --- starved --------------------------------------------------------------------------
 
 

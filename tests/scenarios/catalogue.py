@@ -280,14 +280,14 @@ RESTARTS: Final = (
 # --- time -------------------------------------------------------------------------------
 
 
-def starved(runs: float, stops: float, *agents: int, is_real: bool = False) -> Scenario:
+def starved(runs: float, stops: float, *agents: int, delay: float = 0.0005) -> Scenario:
     """6: who hardly runs neither dies of it nor has anybody else die."""
     starving = (Starve(agent, runs, stops, 60.0) for agent in agents)
     return Scenario(
-        f"{len(agents)} of 5 run {runs:g} s and stop {stops:g} s for a minute",
+        f"{len(agents)} of 5 run {runs:g} s and stop {stops:g} s for a minute, {delay:g} s apart",
         5,
-        (*starving, Wait(62.0), Settle()),
-        is_real=is_real,
+        (*starving, Wait(65.0), Settle()),
+        delay=delay,
     )
 
 
@@ -335,6 +335,7 @@ TIME: Final = (
     starved(0.1, 2.5, 0, 4),
     starved(0.01, 5.0, 0, 4),
     starved(0.1, 1.5, 0, 1, 2, 3, 4),
+    starved(0.1, 2.5, 0, 4, delay=0.02),
     Scenario(
         "two hardly run for twenty seconds, the leader one of them",
         4,

@@ -247,6 +247,8 @@ class Scenario:
     is_ambiguous: bool = False
     #: Played in the lab, too; it takes real time.
     is_real: bool = False
+    #: Seconds that a packet takes at least, and half of what it takes at most.
+    delay: float = 0.0005
 
     def __str__(self) -> str:
         steps = "".join(f"    {step},\n" for step in self.steps)

@@ -17,5 +17,5 @@ SIMULATED = [scenario for scenario in CATALOGUE if can_play(scenario)]
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scenario", SIMULATED, ids=lambda scenario: scenario.name)
 def test_the_invariants_hold_in(scenario: Scenario, seed: int) -> None:
-    with SimNetwork(seed=seed) as net:
+    with SimNetwork(seed=seed, delay=scenario.delay, jitter=scenario.delay) as net:
         play(scenario, SimStage(net))
