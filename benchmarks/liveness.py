@@ -197,8 +197,8 @@ def unplugged(size: int, samples: int) -> Result:
             running[victim].unplug()
             known = [each.wait("member_failed", began, of=victim.name) for each in others]
             taken.append(max(line["t"] for line in known) - began)
-            running[victim].plug_in()  # both sides refute, and are one again
             back = time.time()
+            running[victim].plug_in()  # both sides refute, and are one again
             for each in others:
                 each.wait("member_joined", back, of=victim.name)
             dead.add(victim.name)
@@ -218,8 +218,8 @@ def split(size: int, samples: int) -> Result:
             progress(f"L6 N={size}: {number} of {samples}")
             lab.split(hosts[:half], hosts[half:])
             time.sleep(10)
-            lab.heal()
             began = time.time()
+            lab.heal()
             led = [
                 each.wait("leader_changed", began, of=members[0].name) for each in members[half:]
             ]
