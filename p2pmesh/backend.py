@@ -108,7 +108,7 @@ class NodeBackend:
         running = self._running
         if not running.config.agent:
             raise Conflict("this node is an observer: it has no agent that could say anything")
-        packed = None if metrics is None else encode(metrics)
+        packed = None if metrics is None else bytes(encode(metrics))
         running.driver.command(running.core.describe, status, packed)
 
     async def ping(self, node_id: str) -> float:
@@ -138,7 +138,7 @@ class NodeBackend:
         self._raise_for(ended.status, instance_id)
 
     async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
-        packed = None if metrics is None else encode(metrics)
+        packed = None if metrics is None else bytes(encode(metrics))
         core = self._running.core
         ended = await self._running.exchange.call(core.heartbeat, instance_id, status, packed)
         self._raise_for(ended.status, instance_id)

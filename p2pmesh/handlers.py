@@ -38,6 +38,7 @@ from p2pmesh.errors import ConfigError, MeshError, RemoteError
 from p2pmesh.generators import parts_of
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of
 from p2pmesh.protocol.limits import PAYLOAD_MAX
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.types import Envelope, MessageArrived, NodeId, RequestArrived
 from p2pmesh.reading import MessageReader, Readers
 
@@ -65,13 +66,13 @@ class Outcomes(Protocol):
         ...
 
     def completed(self, message_id: str, ok: bool, reason: str) -> None: ...
-    def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None: ...
-    def part(self, request: int, payload: bytes) -> bool:
+    def responded(self, request: int, payload: Payload | None, error: str, detail: str) -> None: ...
+    def part(self, request: int, payload: Payload) -> bool:
         """The next part of a streamed answer; False: no more until ``may_go_on``."""
         ...
 
     def parts_ended(self, request: int) -> None: ...
-    def answered(self, query: Envelope, payload: bytes) -> None:
+    def answered(self, query: Envelope, payload: Payload) -> None:
         """The handler's answer to a Query that came as a message, not as a request."""
         ...
 
@@ -331,7 +332,7 @@ class Handlers:
                         raise RemoteError("too_large", _TOO_LARGE)
         return _STREAMED if work.streams else whole
 
-    async def _pass_on(self, work: _Work, part: bytes) -> None:
+    async def _pass_on(self, work: _Work, part: Payload) -> None:
         """One part; returns when there is credit for another."""
         assert work.request is not None
         if work.is_cancelled:  # and its generator would not hear of it

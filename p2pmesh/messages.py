@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgpack
 
 from p2pmesh.errors import MessageTooLarge
-from p2pmesh.protocol.limits import GUEST_PAYLOAD_MAX, PAYLOAD_MAX
+from p2pmesh.protocol.limits import GUEST_PAYLOAD_MAX, LARGE_MIN, PAYLOAD_MAX
+from p2pmesh.protocol.payloads import Blob, Payload
 from p2pmesh.protocol.types import DeadCopy, Envelope, NodeId
 
 #: Encoded payloads up to this size are shown to those who look on.
@@ -30,8 +31,6 @@ NESTING_MAX: Final = 124  # strict JSON readers stop at 128, and the list around
 #: JSON is at most so many times as long as MessagePack: a control character is one
 #: byte here and ``\\u0000`` there, a string's quotes and comma add three to one.
 _JSON_GROWTH: Final = 9
-#: Bytes from here on MessagePack opens with a length of four bytes.
-_BYTES_MIN: Final = 65_536
 _INTEGERS: Final = range(-(2**63), 2**64)
 _PLAIN: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (tuple, list),
@@ -109,7 +108,7 @@ class DeadLetter:
     died_at: int  # unix microseconds
     reason: str
     attempts: int  # how often it was put on the wire
-    _content: bytes = field(repr=False)
+    _content: Payload = field(repr=False)
 
     @property
     def payload(self) -> Any:
@@ -143,15 +142,14 @@ def dead_letter_of(copy: DeadCopy) -> DeadLetter:
     )
 
 
-def encode(payload: Any) -> bytes:
-    """A payload as MessagePack.
+def encode(payload: Any) -> Payload:
+    """A payload as MessagePack; a large one of ``bytes`` is not copied.
 
     Raises TypeError or ValueError, which name the part of it that cannot be
     carried, and MessageTooLarge.
     """
-    if type(payload) is bytes and len(payload) >= _BYTES_MIN:
-        # As msgpack does it, but without its second copy, which takes as long as all else.
-        return _refuse_too_large(b"\xc6" + len(payload).to_bytes(4) + payload)
+    if type(payload) is bytes and len(payload) > LARGE_MIN:
+        return _refuse_too_large(Blob(payload))
     has_tuples = False
 
     def plain(value: Any) -> Any:
@@ -174,7 +172,7 @@ def encode(payload: Any) -> bytes:
     return _refuse_too_large(data)
 
 
-def _refuse_too_large(data: bytes) -> bytes:
+def _refuse_too_large(data: Payload) -> Payload:
     if len(data) > PAYLOAD_MAX:
         raise MessageTooLarge(
             f"the payload is {len(data):,} bytes encoded, at most {PAYLOAD_MAX:,} are carried: "
@@ -183,8 +181,10 @@ def _refuse_too_large(data: bytes) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Any:
+def decode(data: Payload) -> Any:
     """The payload in MessagePack bytes, whoever made them; raises UnreadablePayload."""
+    if isinstance(data, Blob):
+        return data.value
     try:
         return msgpack.unpackb(data, strict_map_key=False)
     except Exception as error:  # msgpack documents no complete list for hostile bytes
@@ -216,7 +216,7 @@ def is_json(payload: Any) -> bool:
     return True
 
 
-def small_json(data: bytes) -> Any:
+def small_json(data: Payload) -> Any:
     """An encoded payload for those who look on; None where it is large, or none that
     JSON has."""
     if len(data) > SHOWN_MAX:

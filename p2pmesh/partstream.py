@@ -18,6 +18,7 @@ from typing import Any, Self
 from p2pmesh.delivery import error_of
 from p2pmesh.errors import MeshError
 from p2pmesh.messages import UnreadablePayload, decode
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.types import PartArrived, RequestEnded
 
 
@@ -43,7 +44,7 @@ class PartStream:
         self._taken = taken
         self._gave_up = gave_up
         self._loop = asyncio.get_running_loop()
-        self._parts: deque[bytes] = deque()
+        self._parts: deque[Payload] = deque()
         self._error: MeshError | None = None
         self._has_ended = False  # nothing comes any more
         self._is_closed = False  # ... and all was read, or is not wanted

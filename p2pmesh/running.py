@@ -42,6 +42,7 @@ from p2pmesh.loops import refuse_outside
 from p2pmesh.nodeconfig import NodeConfig
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.mesh import Mesh
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.timing import MESSAGE_TTL
 from p2pmesh.protocol.types import (
     Agent,
@@ -469,16 +470,16 @@ class Running:
     def completed(self, message_id: str, ok: bool, reason: str) -> None:
         self.driver.command(self.core.message_completed, message_id, ok, reason)
 
-    def responded(self, request: int, payload: bytes | None, error: str, detail: str) -> None:
+    def responded(self, request: int, payload: Payload | None, error: str, detail: str) -> None:
         self.driver.command(self.core.respond, request, payload, error, detail)
 
-    def part(self, request: int, payload: bytes) -> bool:
+    def part(self, request: int, payload: Payload) -> bool:
         return self.driver.command(self.core.respond_part, request, payload)
 
     def parts_ended(self, request: int) -> None:
         self.driver.command(self.core.respond_end, request)
 
-    def answered(self, query: Envelope, payload: bytes) -> None:
+    def answered(self, query: Envelope, payload: Payload) -> None:
         self.driver.command(
             self.core.send,
             source=self.instance_id,

@@ -25,7 +25,7 @@ SOURCES: Final = Path(p2pmesh.__file__).parents[1]
 #: two planes meet only in ``mesh``, which imports them all.
 PROTOCOL: Final = {
     "values": (
-        {"limits", "timing"},
+        {"limits", "payloads", "timing"},
         {"types"},
         {"wire", "noise", "keys", "stamps"},
         {"frames", "records"},
@@ -81,7 +81,7 @@ PURE: Final = {
 PURE_PARTS: Final = {"random": {"Random"}, "io": {"BytesIO"}}
 
 #: What the rest of the package may know of the protocol: the door and the values.
-OPEN: Final = {"mesh", "types", "timing", "limits", "keys"}
+OPEN: Final = {"mesh", "types", "timing", "limits", "payloads", "keys"}
 #: ... and the few that may know less, or have the door itself.
 TRANSPORT_KNOWS: Final = {"types", "timing", "limits"}
 DOOR_HOLDERS: Final = ("p2pmesh.driver", "p2pmesh.running", "p2pmesh.testing")

@@ -8,6 +8,7 @@ from collections import OrderedDict, namedtuple
 from enum import IntEnum, StrEnum
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from p2pmesh.messages import (
     message_of,
     refuse_unless_json,
 )
+from p2pmesh.protocol.limits import PAYLOAD_MAX
 from p2pmesh.protocol.types import Envelope
 
 SCALARS = (
@@ -45,6 +47,16 @@ CARRIED = st.recursive(
 @given(CARRIED)
 def test_a_payload_comes_out_as_it_went_in(payload: Any) -> None:
     assert decode(encode(payload)) == payload
+
+
+def test_a_large_value_of_bytes_is_copied_neither_on_its_way_in_nor_out() -> None:
+    value = bytes(range(256)) * 4096
+    encoded = encode(value)
+    assert decode(encoded) is value
+    assert bytes(encoded) == msgpack.packb(value)
+    assert len(encoded) == len(bytes(encoded))
+    with pytest.raises(MessageTooLarge):
+        encode(bytes(PAYLOAD_MAX - 4))
 
 
 @given(JSON)

@@ -18,6 +18,7 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import OVERHEAD, seconds_left
 from p2pmesh.protocol.parts import Outgoing
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.types import (
     Envelope,
     Instant,
@@ -174,7 +175,7 @@ class Answering:
 
     # --- in parts -------------------------------------------------------------------
 
-    def part(self, number: int, payload: bytes) -> bool:
+    def part(self, number: int, payload: Payload) -> bool:
         """The next part of an answer; False: no more before PartWanted says so."""
         query = self._by_number.get(number)
         if query is None or query.outgoing is None:
@@ -194,7 +195,7 @@ class Answering:
         self._without_credit.add(number)
         return False
 
-    def _put(self, outgoing: Outgoing, payload: bytes) -> None:
+    def _put(self, outgoing: Outgoing, payload: Payload) -> None:
         before = outgoing.bytes
         outgoing.put(payload)
         self._parts_bytes += outgoing.bytes - before

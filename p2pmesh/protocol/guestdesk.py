@@ -30,8 +30,6 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final, NamedTuple
 
-import msgspec
-
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.answering import Answering
@@ -274,7 +272,7 @@ class GuestDesk:
             self._reply(peer, message.call, outcome)
 
     def _reply(self, peer: NodeId, call: int, outcome: Outcome) -> None:
-        letters = b"" if outcome.letters is NO_LETTERS else msgspec.msgpack.encode(outcome.letters)
+        letters = b"" if outcome.letters is NO_LETTERS else wire.encode(outcome.letters)
         self._ways.send(peer, wire.CallResult(call, outcome.status, letters))
 
     def cancelled(self, peer: NodeId, message: wire.CallCancel) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from p2pmesh.protocol.payloads import as_bytes
 from p2pmesh.protocol.types import Change, Restored, Row, Save, Table
 
 T = TypeVar("T")
@@ -148,4 +149,4 @@ class Ledger:
         return not self._changes and self._safe == self._number - 1
 
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=as_bytes).encode

@@ -41,6 +41,7 @@ from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.orphans import Orphans
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
@@ -258,7 +259,7 @@ class Mesh:
         target: str,
         named: bool,
         type: str,
-        payload: bytes,
+        payload: Payload,
         ttl: float,
         correlation_id: str | None,
         message_id: str | None = None,
@@ -287,7 +288,7 @@ class Mesh:
         *,
         source: str,
         type: str,
-        payload: bytes,
+        payload: Payload,
         ttl: float,
         correlation_id: str | None,
         message_id: str | None = None,
@@ -314,7 +315,7 @@ class Mesh:
         target: str,
         named: bool,
         type: str,
-        payload: bytes,
+        payload: Payload,
         timeout: float,
         correlation_id: str | None = None,
         known_within: float | None = None,
@@ -351,13 +352,13 @@ class Mesh:
         self._settle()
 
     def respond(
-        self, at: Instant, request: int, payload: bytes | None, error: str = "", detail: str = ""
+        self, at: Instant, request: int, payload: Payload | None, error: str = "", detail: str = ""
     ) -> None:
         """The answer to a RequestArrived: a payload, or an error."""
         self._core.at = at
         self._post.respond(at, request, payload, error, detail)
 
-    def respond_part(self, at: Instant, request: int, payload: bytes) -> bool:
+    def respond_part(self, at: Instant, request: int, payload: Payload) -> bool:
         """The next part of the answer to a RequestArrived that ``streams``; False: no more
         before its PartWanted."""
         self._core.at = at

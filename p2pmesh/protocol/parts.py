@@ -26,6 +26,7 @@ from collections.abc import Iterator
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.envelopes import OVERHEAD
+from p2pmesh.protocol.payloads import Payload
 
 # --- the home's end ---------------------------------------------------------------
 
@@ -45,7 +46,7 @@ class Outgoing:
         self.bytes = 0  # of those not taken
         self.end: wire.Answer | None = None
         self._request = request
-        self._kept: deque[bytes] = deque()  # behind ``taken``
+        self._kept: deque[Payload] = deque()  # behind ``taken``
         self._next = 1  # to be said on the present way
         self._is_end_said = False
 
@@ -58,7 +59,7 @@ class Outgoing:
             and self.bytes < limits.PARTS_BYTES_MAX
         )
 
-    def put(self, payload: bytes) -> None:
+    def put(self, payload: Payload) -> None:
         self.count += 1
         self._kept.append(payload)
         self.bytes += OVERHEAD + len(payload)
@@ -103,7 +104,7 @@ class Incoming:
         self.taken = 0  # by the reader
         self.bytes = 0  # that came and were not taken
         self.end: wire.Answer | None = None
-        self._early: dict[int, bytes] = {}  # behind a part that is missing
+        self._early: dict[int, Payload] = {}  # behind a part that is missing
         self._sizes: deque[int] = deque()  # of those received and not taken
         self._told = 0  # of ``taken``
         self._told_at = now
@@ -127,7 +128,7 @@ class Incoming:
         who says nothing for long is taken to have given up."""
         return self._told_at + timing.CREDIT_AGAIN if self.received else float("inf")
 
-    def put(self, part: wire.Part) -> list[bytes] | None:
+    def put(self, part: wire.Part) -> list[Payload] | None:
         """Those that it makes readable, in order; None: it is beyond what was allowed."""
         number, size = part.number, len(part.payload)
         if (
@@ -139,7 +140,7 @@ class Incoming:
             return []
         self._early[number] = part.payload
         self.bytes += size
-        ready = []
+        ready: list[Payload] = []
         while (payload := self._early.pop(self.received + 1, None)) is not None:
             self.received += 1
             self._sizes.append(len(payload))

@@ -35,6 +35,7 @@ from p2pmesh.protocol.guests import Guest
 from p2pmesh.protocol.home import Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import (
@@ -144,7 +145,7 @@ class PostOffice:
         target: str,
         named: bool,
         type: str,
-        payload: bytes,
+        payload: Payload,
         ttl: float,
         correlation_id: str | None,
         message_id: str | None = None,
@@ -172,7 +173,7 @@ class PostOffice:
         *,
         source: str,
         type: str,
-        payload: bytes,
+        payload: Payload,
         ttl: float,
         correlation_id: str | None,
         message_id: str | None = None,
@@ -254,7 +255,7 @@ class PostOffice:
         target: str,
         named: bool,
         type: str,
-        payload: bytes,
+        payload: Payload,
         timeout: float,
         correlation_id: str | None = None,
         known_within: float | None = None,
@@ -283,7 +284,7 @@ class PostOffice:
         self._asking.cancel(call)
 
     def respond(
-        self, at: Instant, request: int, payload: bytes | None, error: str = "", detail: str = ""
+        self, at: Instant, request: int, payload: Payload | None, error: str = "", detail: str = ""
     ) -> None:
         """The answer to a RequestArrived: a payload, or an error."""
         self._at = at
@@ -302,7 +303,7 @@ class PostOffice:
         )  # fmt: skip
         self._answering.answer(query, response)
 
-    def respond_part(self, at: Instant, request: int, payload: bytes) -> bool:
+    def respond_part(self, at: Instant, request: int, payload: Payload) -> bool:
         """The next part of the answer to a RequestArrived that ``streams``; False: no more
         before its PartWanted."""
         self._at = at

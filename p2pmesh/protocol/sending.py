@@ -29,6 +29,7 @@ from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
+from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.streams import Item
 from p2pmesh.protocol.targets import Absence, Ambiguous, Parcel, Waiting, find, nearest
 from p2pmesh.protocol.tracking import Ended, Tracking
@@ -61,7 +62,7 @@ def make_envelope(
     source: str,
     target: str | None,
     type: str,
-    payload: bytes,
+    payload: Payload,
     correlation_id: str | None,
     message_id: str | None = None,
 ) -> Envelope:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Final, NamedTuple
 
-from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol import limits, payloads, timing, wire
 
 CHUNK_DATA: Final = limits.CHUNK_MAX - 64
 
@@ -47,7 +47,7 @@ class _Transfer:
 
     def __init__(self, message: wire.Message) -> None:
         self.message = message
-        self.payload = memoryview(wire.payload_of(message))
+        self.payload = wire.payload_of(message)
         self.is_long = len(self.payload) > limits.PROGRESS_MIN
         self.number = 0
         self.at = 0  # bytes of the payload that were cut off
@@ -62,7 +62,7 @@ class _Transfer:
         around = wire.encode(wire.carrying(self.message, b"")) if self.at == 0 else b""
         data = self.payload[self.at : self.at + CHUNK_DATA - len(around)]
         self.at += len(data)
-        return wire.encode(wire.Chunk(self.number, self.is_cut, bytes(data), around)), len(data)
+        return wire.encode(wire.Chunk(self.number, self.is_cut, data, around)), len(data)
 
 
 class Outgoing:
@@ -169,22 +169,32 @@ def _key(message: wire.Message) -> tuple[bytes, int] | None:
 class _Half:
     """A message of which not all is here."""
 
-    __slots__ = ("around", "data", "message", "size")
+    __slots__ = ("around", "data", "head", "message", "size")
 
     def __init__(self, around: bytes) -> None:
         self.around = around
         self.message = wire.decode(around) if around else None
         if self.message is not None:
             wire.carrying(self.message, b"")  # Malformed, if it carries nothing
+        self.head = b""  # of a payload that opens as one large value
         self.data = BytesIO()  # gives its bytes away without copying them
         self.size = 0
+
+    def take(self, data: bytes) -> None:
+        if not self.size and self.around and payloads.opens_blob(data):
+            self.head = data[: payloads.HEAD_SIZE]
+        self.data.write(memoryview(data)[len(self.head) :] if not self.size else data)
+        self.size += len(data)
 
     def whole(self) -> wire.Message | None:
         """None: of a kind that is not known here."""
         data = self.data.getvalue()
         if not self.around:
             return wire.decode(data)
-        return None if self.message is None else wire.carrying(self.message, data)
+        if self.message is None:
+            return None
+        payload = payloads.of_pieces(self.head, data) if self.head else data
+        return wire.carrying(self.message, payload)
 
 
 class Incoming:
@@ -207,8 +217,8 @@ class Incoming:
             if len(self._halves) >= limits.TRANSFERS_MAX:
                 raise TransferError("transfers")
             half = self._halves[chunk.transfer] = _Half(chunk.around)
-        size = half.data.write(chunk.data)
-        half.size += size
+        half.take(chunk.data)
+        size = len(chunk.data)
         self._taken += size
         self._bytes += size
         if half.size > limits.LARGE_MESSAGE_MAX or self._bytes > limits.TRANSFER_BYTES_MAX:

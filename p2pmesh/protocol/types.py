@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from p2pmesh.protocol.payloads import Payload
+
 NodeId: TypeAlias = bytes  # 32 bytes: an Ed25519 public key; hex where people see it
 
 
@@ -250,7 +252,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     source: str  # instance id; over HTTP the sender's own word
     target: str | None  # instance id; None: a broadcast
     type: str  # a known name, or any other string: a custom type
-    payload: bytes
+    payload: Payload
     correlation_id: str | None
     created_at: int  # unix microseconds
 
@@ -309,7 +311,7 @@ class PartArrived(msgspec.Struct, frozen=True):
     """The next part of a streamed answer: call ``part_taken`` when its reader has it."""
 
     call: int
-    payload: bytes
+    payload: Payload
     via: NodeId
 
 

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, get_args
 import msgspec
 
 from p2pmesh.protocol import limits
+from p2pmesh.protocol.payloads import Payload, as_bytes
 from p2pmesh.protocol.types import Envelope, Life, NodeId
 
 
@@ -346,7 +347,7 @@ class Part(Message, frozen=True, array_like=True, tag=75):
 
     request: int
     number: int  # from 1
-    payload: bytes
+    payload: Payload
 
 
 class Credit(Message, frozen=True, array_like=True, tag=76):
@@ -405,7 +406,7 @@ AnyMessage: TypeAlias = (
     | Offer | Chunk | Taken | MessagePlane
 )  # fmt: skip
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=as_bytes)
 _DECODER: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)
 _TAG: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(AnyMessage))
@@ -413,11 +414,11 @@ _KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(A
 encode = _ENCODER.encode
 
 
-def payload_of(message: Message) -> bytes:
+def payload_of(message: Message) -> Payload:
     """What a message carries for others, as it lies in memory; empty: nothing."""
     envelope = getattr(message, "envelope", None)
     if envelope is not None:
-        payload: bytes = envelope.payload
+        payload: Payload = envelope.payload
         return payload
     match message:
         case Relay():
@@ -429,14 +430,14 @@ def payload_of(message: Message) -> bytes:
     return b""
 
 
-def carrying(message: Message, payload: bytes) -> Message:
+def carrying(message: Message, payload: Payload) -> Message:
     """The message with another payload.  Raises Malformed for one that carries none."""
     replace = msgspec.structs.replace
     match message:
         case Relay():
-            return replace(message, message=payload)
+            return replace(message, message=bytes(payload))
         case Call() | CallResult():
-            return replace(message, body=payload)
+            return replace(message, body=bytes(payload))
         case Part():
             return replace(message, payload=payload)
         case Post() | Ask() | Answer() | Cast() | Handed() if message.envelope is not None:

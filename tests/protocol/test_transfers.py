@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
 
 from p2pmesh.protocol import limits, timing, wire
+from p2pmesh.protocol.payloads import Blob
 from p2pmesh.protocol.transfers import Incoming, Outgoing, TransferError
 from p2pmesh.protocol.types import Envelope, Life
 from tests.protocol.claims import node_id
@@ -147,6 +149,63 @@ def test_a_message_cut_at_its_payload_is_the_message(make, size: int) -> None:
         assert isinstance(chunk, wire.Chunk)
         assert incoming.take(chunk) is not bool(outgoing)
     assert incoming.put_together(chunk) == message
+
+
+@pytest.mark.parametrize("size", [65_536, 300_000, MIB])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda payload: wire.Post(b"s", 1, 0, 5, envelope(payload), "r"),
+        lambda payload: wire.Cast(A, b"s", 1, 1, True, 1, LIFE, envelope(payload)),
+        lambda payload: wire.Part(1, 2, payload),
+    ],
+    ids=["Post", "Cast", "Part"],
+)
+def test_a_large_value_of_bytes_comes_out_of_its_chunks_as_that_value(make, size: int) -> None:
+    message = make(Blob(bytes(range(256)) * (size // 256)))
+    assert wire.decode(wire.encode(message)) == make(bytes(wire.payload_of(message)))
+    outgoing, incoming = Outgoing(), Incoming()
+    outgoing.put(message)
+    while outgoing:
+        chunk = wire.decode(outgoing.next())
+        incoming.take(chunk)
+    assert incoming.put_together(chunk) == message
+
+
+@pytest.mark.parametrize("declared", [0, 99_999, 100_001])
+def test_a_payload_that_lies_about_its_length_arrives_as_it_was_sent(declared: int) -> None:
+    payload = b"\xc6" + declared.to_bytes(4) + bytes(100_000)
+    incoming = Incoming()
+    incoming.take(wire.Chunk(1, False, payload[:7], wire.encode(wire.Part(1, 2, b""))))
+    last = wire.Chunk(1, True, payload[7:])
+    incoming.take(last)
+    assert incoming.put_together(last) == wire.Part(1, 2, payload)
+
+
+def test_what_passes_a_large_message_on_gets_it_in_one_piece() -> None:
+    payload = b"\xc6" + (100_000).to_bytes(4) + bytes(100_000)
+    for around in (wire.Relay(A, B, b""), wire.Call(1, "respond", "i", b"")):
+        incoming = Incoming()
+        chunk = wire.Chunk(1, True, payload, wire.encode(around))
+        incoming.take(chunk)
+        whole = incoming.put_together(chunk)
+        assert wire.payload_of(whole) == payload
+
+
+def test_a_large_value_is_not_copied_when_it_is_whole() -> None:
+    tracemalloc.start()
+    try:
+        outgoing, incoming = Outgoing(), Incoming()
+        outgoing.put(wire.Part(1, 1, Blob(bytes(8 * MIB))))
+        while outgoing:
+            chunk = wire.decode(outgoing.next())
+            incoming.take(chunk)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        incoming.put_together(chunk)
+        assert tracemalloc.get_traced_memory()[1] - before < MIB
+    finally:
+        tracemalloc.stop()
 
 
 # --- how far it is ------------------------------------------------------------------
