@@ -1,13 +1,18 @@
 """Named deadlines of the core.
 
 A timer is (kind, key): setting it again moves it, and what is left of the old
-deadline in the heap is ignored when it comes up.
+deadline in the heap is ignored when it comes up, or cleared away when most of the heap
+is such remains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+#: From so many entries on most of the heap may not be remains.
+_CLEARED_FROM: Final = 64
 
 
 class Timers:
@@ -25,6 +30,8 @@ class Timers:
         self._at[name] = at
         self._order += 1
         heappush(self._heap, (at, self._order, name))
+        if len(self._heap) > max(_CLEARED_FROM, 2 * len(self._at)):
+            self._clear()
 
     def set_earlier(self, kind: str, key: Hashable, at: float) -> None:
         """Set it unless it is due before that anyway."""
@@ -53,3 +60,13 @@ class Timers:
             if self._at.get(name) == at:
                 del self._at[name]
                 yield name
+
+    def _clear(self) -> None:
+        """Of each name the first entry for the time that it is due."""
+        kept: dict[tuple[str, Hashable], tuple[float, int, tuple[str, Hashable]]] = {}
+        for entry in self._heap:
+            at, _, name = entry
+            if self._at.get(name) == at and (name not in kept or entry < kept[name]):
+                kept[name] = entry
+        self._heap = list(kept.values())
+        heapify(self._heap)

@@ -121,3 +121,12 @@ def test_many_moves_of_one_timer_leave_one() -> None:
         timers.set("a", None, 1000.0 - step)
     assert timers.next() == 1.0
     assert due(timers, 2000.0) == [("a", None)]
+
+
+def test_timers_that_are_moved_for_ever_take_no_more_room() -> None:
+    timers = Timers()
+    for number in range(10_000):
+        timers.set("a", number % 10, 1e6 - number)
+        timers.set("b", None, 5.0)
+    assert len(timers._heap) < 100
+    assert [name for name, _ in due(timers, 1e9)] == ["b", *["a"] * 10]
