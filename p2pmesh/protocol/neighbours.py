@@ -212,5 +212,6 @@ class Neighbours:
         if link.is_ring and peer is not None:
             core.timers.set_earlier("silence", None, link.heard_at + link.silence_after)
             if self.met_address(peer) is None:
-                pause = core.rng.uniform(timing.CHECK_DIAL_MIN, timing.CHECK_DIAL_MAX)
+                latest = min(timing.CHECK_DIAL_EACH * core.view.alive_count, timing.CHECK_DIAL_MAX)
+                pause = core.rng.uniform(timing.CHECK_DIAL_MIN, max(latest, timing.CHECK_DIAL_MIN))
                 core.timers.set_earlier("check", peer, core.at.now + pause)

@@ -42,8 +42,9 @@ def slower(first: str, second: str) -> Timing:
 # --- links -------------------------------------------------------------------
 HANDSHAKE_TIMEOUT: Final = 5.0
 REKEY_INTERVAL: Final = 3600.0
-CHECK_DIAL_MIN: Final = 0.05  # after a ring link forms: does its peer's address work?
-CHECK_DIAL_MAX: Final = 0.5
+CHECK_DIAL_MIN: Final = 0.01  # after a ring link forms: does its peer's address work?
+CHECK_DIAL_EACH: Final = 0.02  # later by this for each member, since all may join at once,
+CHECK_DIAL_MAX: Final = 0.5  # up to this
 LINK_IDLE_TIMEOUT: Final = 30.0  # an on-demand link nobody uses
 SIDE_PING_AFTER: Final = 1.0  # an on-demand link that does not answer is asked,
 SIDE_HUNG_AFTER: Final = 2.0  # and dialled afresh

@@ -223,6 +223,22 @@ def test_a_refusal_where_this_monitor_never_met_it_is_weak_evidence(simulate: Si
     watch.assert_nobody_failed()
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("victim", [0, 1])
+def test_who_dies_just_after_two_have_met_is_known_as_soon_as_later(
+    simulate: Simulate, victim: int, seed: int
+) -> None:
+    """Its address was dialled at once, so that a refusal there means something."""
+    net = simulate(seed=seed)
+    net.add()
+    net.run(1.5)
+    net.add(peers=net.nodes)
+    net.run_until(net.agrees, within=5.0)
+    net.run(0.1)
+    net.kill(net.nodes[victim])
+    net.run_until(net.agrees, within=WELL_UNDER_A_SECOND)
+
+
 def test_a_member_that_only_others_met_runs_the_longer_question(simulate: Simulate) -> None:
     net = simulate(4, multicast=False)
     nobody = net.add("docker", start=False)
