@@ -253,7 +253,11 @@ def content_fits(call: Call, house: House) -> None:
 
 
 def too_large() -> Refusal:
-    return Refusal(413, f"the body is over {codec.BODY_MAX} bytes")
+    return Refusal(
+        413,
+        f"the body is over {codec.BODY_MAX} bytes: send it in parts, a "
+        "reference to it, or (up to 16 MiB) from an embedded node",
+    )
 
 
 Door: TypeAlias = Callable[[Call, House], None]
