@@ -250,8 +250,10 @@ class Handlers:
                 lane.running += 1
                 lane.runs = work.registration
                 self._staff(key, lane)
-                await self._run(work)
-                lane.running -= 1
+                try:
+                    await self._run(work)
+                finally:
+                    lane.running -= 1
                 if loop.time() - turn_began > _TURN:
                     await asyncio.sleep(0)
                     turn_began = loop.time()
@@ -286,7 +288,9 @@ class Handlers:
             self._failed(work, "refused", str(error))
         except RemoteError as error:  # the handler's own choice of words
             self._failed(work, error.code, error.detail)
-        except Exception as error:
+        except (Exception, GeneratorExit) as error:
+            if _is_closed(error):
+                raise
             log.warning(
                 "the handler of %r failed on message %s from %s",
                 envelope.type, envelope.message_id, envelope.source, exc_info=True,
@@ -305,7 +309,7 @@ class Handlers:
             answer = registration.handler(message)
             return await answer if isinstance(answer, Awaitable) else answer
         result = await asyncio.get_running_loop().run_in_executor(
-            self._pool(), context.run, registration.handler, message
+            self._pool(), context.run, _in_thread, registration.handler, message
         )
         # A `def` may hand back something to await, as a lambda around an async def does.
         return await result if isinstance(result, Awaitable) else result
@@ -409,6 +413,24 @@ class Handlers:
         self._readers.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_thread(handler: Handler, message: AgentMessage) -> Any:
+    try:
+        return handler(message)
+    except StopIteration as error:  # no future can have it
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
+def _is_closed(error: BaseException) -> bool:
+    """Is this no handler's own doing, but the end of an unfinished coroutine whose loop
+    has ended?"""
+    if not isinstance(error, GeneratorExit):
+        return False
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:
+        return True
 
 
 def _as_text(text: str) -> str:

@@ -341,6 +341,34 @@ async def test_a_request_does_not_wait_behind_messages(handlers: Handlers) -> No
     assert (slow.started, quick.started) == (["m1"], ["q1"])
 
 
+def stops(_: AgentMessage) -> Any:
+    return next(iter(()))  # raises what no future can have
+
+
+async def closes(_: AgentMessage) -> AsyncIterator[int]:
+    yield 1
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize(
+    ("handler", "named"), [(stops, "StopIteration"), (closes, "GeneratorExit")]
+)
+async def test_what_python_keeps_for_iterators_is_a_failure_like_any_other(
+    handlers: Handlers, outcomes: Outcomes, handler: Any, named: str
+) -> None:
+    handlers.register("Query", handler)
+    handlers.request_arrived(request(1))
+    handlers.request_arrived(request(2))  # behind it in the same lane
+    handlers.message_arrived(message("m1", type="Query"))
+    said = await outcomes.until(3)
+    answers = [each for each in said if each[0] == "responded"]
+    assert [each[1:4] for each in answers] == [(1, None, "failed"), (2, None, "failed")]
+    assert all(named in each[4] for each in answers)
+    ((_, message_id, ok, reason),) = [each for each in said if each[0] == "completed"]
+    assert (message_id, ok) == ("m1", False)
+    assert named in reason
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
