@@ -49,7 +49,7 @@ from tests.scenarios.steps import (
 #: A machine that does much else takes several times as long; nothing rests on how long.
 SLOWNESS: Final = 4.0
 BACKLOG: Final = 100
-_MET_AFTER: Final = 1.5  # each ring neighbour has been dialled once
+_MET_AFTER: Final = 2.5  # each ring neighbour has been dialled once
 _LOOKS: Final = 0.05
 _NOTHING_YET: Final = View("", "", (), "", frozenset(), None, None, False)
 
