@@ -64,6 +64,11 @@ def opens_blob(data: bytes) -> bool:
     return len(data) >= HEAD_SIZE and data.startswith(_BIN_32)
 
 
+def declared_size(head: bytes) -> int:
+    """How long the value behind these first bytes of a Blob says it is."""
+    return int.from_bytes(head[1:])
+
+
 def of_pieces(head: bytes, rest: bytes) -> Payload:
     """The payload whose first HEAD_SIZE bytes open a Blob."""
     blob = Blob(rest)

@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 from p2pmesh.protocol import limits, payloads, timing, wire
 
 CHUNK_DATA: Final = limits.CHUNK_MAX - 64
+_RESERVE_FROM: Final = 512 * 1024  # bytes of a value that are here
 
 
 class TransferError(Exception):
@@ -169,7 +170,7 @@ def _key(message: wire.Message) -> tuple[bytes, int] | None:
 class _Half:
     """A message of which not all is here."""
 
-    __slots__ = ("around", "data", "head", "message", "size")
+    __slots__ = ("around", "data", "head", "message", "reserved", "size")
 
     def __init__(self, around: bytes) -> None:
         self.around = around
@@ -179,6 +180,21 @@ class _Half:
         self.head = b""  # of a payload that opens as one large value
         self.data = BytesIO()  # gives its bytes away without copying them
         self.size = 0
+        self.reserved = 0
+
+    def reserve(self, room: int) -> int:
+        """Once enough is here, have room for all of a large value, so that the rest does
+        not move it again and again; how much, at most ``room``, was reserved."""
+        if self.reserved or not self.head or self.size < _RESERVE_FROM:
+            return 0
+        declared = payloads.declared_size(self.head)
+        if not self.size < declared <= room:
+            return 0
+        self.reserved = declared
+        grown = BytesIO(bytes(declared))
+        grown.write(self.data.getbuffer())
+        self.data = grown
+        return declared
 
     def take(self, data: bytes) -> None:
         if not self.size and self.around and payloads.opens_blob(data):
@@ -188,6 +204,7 @@ class _Half:
 
     def whole(self) -> wire.Message | None:
         """None: of a kind that is not known here."""
+        self.data.truncate()  # what was reserved and did not come
         data = self.data.getvalue()
         if not self.around:
             return wire.decode(data)
@@ -200,11 +217,12 @@ class _Half:
 class Incoming:
     """Half-received messages of one link, and how much of chunks was taken."""
 
-    __slots__ = ("_bytes", "_halves", "_is_due", "_said", "_taken")
+    __slots__ = ("_bytes", "_halves", "_is_due", "_reserved", "_said", "_taken")
 
     def __init__(self) -> None:
         self._halves: dict[int, _Half] = {}
         self._bytes = 0
+        self._reserved = 0  # at most one message's worth
         self._taken = 0
         self._said = 0
         self._is_due = False  # a large message is whole
@@ -218,6 +236,7 @@ class Incoming:
                 raise TransferError("transfers")
             half = self._halves[chunk.transfer] = _Half(chunk.around)
         half.take(chunk.data)
+        self._reserved += half.reserve(limits.LARGE_MESSAGE_MAX - self._reserved)
         size = len(chunk.data)
         self._taken += size
         self._bytes += size
@@ -230,6 +249,7 @@ class Incoming:
         Raises Malformed."""
         half = self._halves.pop(chunk.transfer)
         self._bytes -= half.size
+        self._reserved -= half.reserved
         self._is_due = self._is_due or bool(half.around)
         return half.whole()
 

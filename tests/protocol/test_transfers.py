@@ -172,12 +172,13 @@ def test_a_large_value_of_bytes_comes_out_of_its_chunks_as_that_value(make, size
     assert incoming.put_together(chunk) == message
 
 
-@pytest.mark.parametrize("declared", [0, 99_999, 100_001])
+@pytest.mark.parametrize("declared", [0, MIB - 1, MIB + 1, 16 * MIB, 2**32 - 1])
 def test_a_payload_that_lies_about_its_length_arrives_as_it_was_sent(declared: int) -> None:
-    payload = b"\xc6" + declared.to_bytes(4) + bytes(100_000)
+    payload = b"\xc6" + declared.to_bytes(4) + bytes(MIB)
     incoming = Incoming()
     incoming.take(wire.Chunk(1, False, payload[:7], wire.encode(wire.Part(1, 2, b""))))
-    last = wire.Chunk(1, True, payload[7:])
+    incoming.take(wire.Chunk(1, False, payload[7:700_000]))
+    last = wire.Chunk(1, True, payload[700_000:])
     incoming.take(last)
     assert incoming.put_together(last) == wire.Part(1, 2, payload)
 
@@ -204,6 +205,22 @@ def test_a_large_value_is_not_copied_when_it_is_whole() -> None:
         tracemalloc.reset_peak()
         incoming.put_together(chunk)
         assert tracemalloc.get_traced_memory()[1] - before < MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_room_is_reserved_for_one_value_of_which_enough_is_here() -> None:
+    around = wire.encode(wire.Part(1, 2, b""))
+    head = b"\xc6" + (16 * MIB - 5).to_bytes(4)
+    incoming = Incoming()
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            incoming.take(wire.Chunk(number, False, head + bytes(100_000), around))
+        assert tracemalloc.get_traced_memory()[0] < 2 * MIB, "what is declared costs nothing"
+        for number in range(8):
+            incoming.take(wire.Chunk(number, False, bytes(500_000)))
+        assert 16 * MIB < tracemalloc.get_traced_memory()[0] < 24 * MIB, "room for one"
     finally:
         tracemalloc.stop()
 
