@@ -6,9 +6,11 @@
 
 An instance id has one home: the highest (term, home id).  Registering an id that
 is new or had left, and adopting one whose home is gone, write a term above every
-one seen.  The stamp and ``created_at`` of the first registration stay until it
-leaves, whoever adopts it; so does its seniority.  Only the home writes the entry:
-each change is a new revision, for the caller to announce.
+one seen.  So does the home that hears a guest, outbid by a word of no home that does:
+what a restarting node restored, what is left of a home that is gone.  The stamp and
+``created_at`` of the first registration stay until it leaves, whoever adopts it; so
+does its seniority.  Only the home writes the entry: each change is a new revision, for
+the caller to announce.
 
 Silence is elapsed time, swept every GUEST_SWEEP.  Not here: mailboxes, and calls
 about guests of other homes (``guestdesk``).
@@ -195,6 +197,19 @@ class Guests:
             and entry is not None
             and (entry.term, entry.home) > (guest.entry.term, self._me)
         )
+
+    def is_heard(self, at: Instant, instance_id: str) -> bool:
+        """Did it speak here, and not too long ago?"""
+        guest = self._guests[instance_id]
+        return guest.failed_at is None and at.now - guest.heard_at < timing.GUEST_TIMEOUT
+
+    def reclaim(self, instance_id: str, above: GuestEntry, life: Life) -> GuestEntry:
+        """It lives here, and the entry that outbids mine is no home's that hears it."""
+        guest = self._guests[instance_id]
+        guest.entry = msgspec.structs.replace(
+            guest.entry, home_life=life, term=above.term + 1, revision=0, state=State.ALIVE
+        )
+        return guest.entry
 
     def drop(self, instance_id: str) -> None:
         """Another home has it."""

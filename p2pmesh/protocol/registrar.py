@@ -234,7 +234,7 @@ class Registrar:
             instance = self._directory.instance(instance_id)
             if is_live(instance) and instance.kind == "node":
                 self._announce(self.guests.leave(instance_id))  # an agent outbids a guest
-            elif self.guests.is_outbid(self._directory.entry(instance_id), instance_id):
+            elif self._is_outbid(at, instance_id):
                 self.guests.drop(instance_id)
                 self._ledger.gone(Table.GUESTS, instance_id.encode())
             else:
@@ -242,6 +242,29 @@ class Registrar:
             self._counters["guest_outbid"] += 1
             moved.append((instance_id, self._home.move_out(at, instance_id)))
         return moved
+
+    def _is_outbid(self, at: Instant, instance_id: str) -> bool:
+        """Has another home the guest now?  Not if it is heard here and not there: then
+        mine is made the highest entry again."""
+        entry = self._directory.entry(instance_id)
+        if entry is None or not self.guests.is_outbid(entry, instance_id):
+            return False
+        life = self._directory.my_life()
+        if life is None or self._is_heard_there(entry, instance_id):
+            return True
+        if not self.guests.is_heard(at, instance_id):
+            return True
+        self._counters["guest_reclaimed"] += 1
+        self._announce(self.guests.reclaim(instance_id, entry, life))
+        return False
+
+    def _is_heard_there(self, entry: GuestEntry, instance_id: str) -> bool:
+        """Is this the word of a home that hears the guest, or heard it leave?"""
+        if entry.state is State.LEFT:
+            guest = self.guests.get(instance_id)
+            return guest is None or entry.life >= guest.entry.life  # else: an earlier one left
+        is_there = self._directory.node_life(entry.home) == entry.home_life
+        return is_there and entry.state is State.ALIVE
 
     def sweep(self, at: Instant) -> None:
         for entry in self.guests.sweep(at):
