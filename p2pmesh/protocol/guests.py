@@ -7,7 +7,7 @@
 An instance id has one home: the highest (term, home id).  Registering an id that
 is new or had left, and adopting one whose home is gone, write a term above every
 one seen.  So does the home that hears a guest, outbid by a word of no home that does:
-what a restarting node restored, what is left of a home that is gone.  The stamp and
+what a restarting node restored, or said before it restarted.  The stamp and
 ``created_at`` of the first registration stay until it leaves, whoever adopts it; so
 does its seniority.  Only the home writes the entry: each change is a new revision, for
 the caller to announce.

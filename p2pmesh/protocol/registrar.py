@@ -263,8 +263,8 @@ class Registrar:
         if entry.state is State.LEFT:
             guest = self.guests.get(instance_id)
             return guest is None or entry.life >= guest.entry.life  # else: an earlier one left
-        is_there = self._directory.node_life(entry.home) == entry.home_life
-        return is_there and entry.state is State.ALIVE
+        life = self._directory.node_life(entry.home)  # None: it may be on its way back
+        return entry.state is State.ALIVE and (life is None or life <= entry.home_life)
 
     def sweep(self, at: Instant) -> None:
         for entry in self.guests.sweep(at):

@@ -101,16 +101,14 @@ def test_a_guest_that_registers_elsewhere_while_its_old_home_starts_is_served_at
     assert letters(net, here) == 1
 
 
-@pytest.mark.parametrize("left", [False, True])
-def test_what_others_remember_of_a_guest_does_not_end_its_life_here(
-    simulate: Simulate, left: bool
+def test_a_goodbye_that_others_remember_does_not_end_a_later_life_here(
+    simulate: Simulate,
 ) -> None:
     net = simulate(2)
     old, witness = net.nodes
     live_often(net, old)
-    if left:
-        net.command(old, "deregister", instance_id="g")
-        net.run(1.0)
+    net.command(old, "deregister", instance_id="g")
+    net.run(1.0)
     net.kill(old)
     net.run(3.0)
     net.partition([witness], [])
