@@ -33,12 +33,13 @@ from p2pmesh.protocol.wire import RegisterBody
 class Guest:
     """One guest of this home."""
 
-    __slots__ = ("entry", "failed_at", "heard_at", "metrics", "status", "told_at")
+    __slots__ = ("entry", "failed_at", "heard_at", "metrics", "status", "tell_at", "told_at")
 
     def __init__(self, entry: GuestEntry, now: float) -> None:
         self.entry = entry
         self.heard_at = now
         self.failed_at: float | None = None
+        self.tell_at: float | None = None  # restored, and not told of before then
         self.status: str | None = None  # its own word, with its heartbeat
         self.metrics: bytes | None = None
         self.told_at = -timing.GUEST_STATUS_INTERVAL  # when its status last travelled
@@ -85,6 +86,7 @@ class Guests:
         """A guest that an earlier process of this home had: unheard until it beats."""
         guest = self._guests[entry.instance_id] = Guest(entry, at.now)
         guest.failed_at = at.now
+        guest.tell_at = NEVER  # before this node lives
         if entry.state is not State.FAILED:
             self._revise(guest, state=State.FAILED)
         self.next_at = min(self.next_at, at.now + timing.GUEST_SWEEP)
@@ -175,6 +177,7 @@ class Guests:
     def _hear(self, at: Instant, guest: Guest) -> None:
         guest.heard_at = at.now
         guest.failed_at = None
+        guest.tell_at = None
 
     def _revise(self, guest: Guest, **changes: object) -> GuestEntry:
         guest.entry = msgspec.structs.replace(
@@ -215,13 +218,24 @@ class Guests:
         """Another home has it."""
         del self._guests[instance_id]
 
-    def relive(self, life: Life) -> list[GuestEntry]:
-        """My life is another: entries of the old one are void."""
-        return [
-            self._revise(guest, home_life=life)
-            for guest in self._guests.values()
-            if guest.entry.home_life != life
-        ]
+    def is_untold(self, instance_id: str) -> bool:
+        """Restored and unheard, and nobody knows yet: it may live elsewhere by now."""
+        return self._guests[instance_id].tell_at is not None
+
+    def relive(self, at: Instant, life: Life) -> list[GuestEntry]:
+        """My life is another: entries of the old one are void.  Restored ones are told
+        a moment later, when I know who lives elsewhere."""
+        told: list[GuestEntry] = []
+        for guest in self._guests.values():
+            if guest.entry.home_life == life:
+                continue
+            entry = self._revise(guest, home_life=life)
+            if guest.tell_at is None:
+                told.append(entry)
+            else:
+                guest.tell_at = at.now + timing.RESTORED_TOLD_AFTER
+                self.next_at = min(self.next_at, guest.tell_at)
+        return told
 
     def sweep(self, at: Instant) -> list[GuestEntry]:
         """Who has been silent too long: failed entries, and at last left ones
@@ -230,13 +244,18 @@ class Guests:
             return []
         changed: list[GuestEntry] = []
         for instance_id, guest in list(self._guests.items()):
+            if guest.tell_at is not None and at.now >= guest.tell_at:
+                guest.tell_at = None
+                changed.append(guest.entry)
             if guest.failed_at is None:
                 if at.now - guest.heard_at >= timing.GUEST_TIMEOUT:
                     guest.failed_at = at.now
                     changed.append(self._revise(guest, state=State.FAILED))
             elif at.now - guest.failed_at >= timing.GUEST_FORGOTTEN_AFTER:
                 changed.append(self.leave(instance_id))
-        self.next_at = at.now + timing.GUEST_SWEEP if self._guests else NEVER
+        untold = (guest.tell_at for guest in self._guests.values() if guest.tell_at is not None)
+        next_at = at.now + timing.GUEST_SWEEP if self._guests else NEVER
+        self.next_at = min(next_at, min(untold, default=NEVER))
         return changed
 
 

@@ -225,7 +225,7 @@ class Registrar:
         life = self._directory.my_life()
         if life is not None and life != self._life:
             self._life = life
-            for entry in self.guests.relive(life):
+            for entry in self.guests.relive(at, life):
                 self._announce(entry)
         moved: list[tuple[str, list[HandOver]]] = []
         for instance_id in instances:
@@ -247,6 +247,10 @@ class Registrar:
         """Has another home the guest now?  Not if it is heard here and not there: then
         mine is made the highest entry again."""
         entry = self._directory.entry(instance_id)
+        if entry is not None and self.guests.is_untold(instance_id):
+            is_other = entry.home != self._ways.me and entry.state is State.ALIVE
+            if is_other and self._directory.node_life(entry.home) == entry.home_life:
+                return True  # whatever its term: mine is a memory
         if entry is None or not self.guests.is_outbid(entry, instance_id):
             return False
         life = self._directory.my_life()

@@ -99,6 +99,7 @@ GUEST_SWEEP: Final = 1.0
 GUEST_STATUS_INTERVAL: Final = 10.0  # between two tellings of one guest's status
 SELF_STATUS_INTERVAL: Final = 10.0  # and of an own agent's
 GUEST_REVIVAL: Final = 3600.0
+RESTORED_TOLD_AFTER: Final = 0.25  # for a snapshot to say who lives elsewhere by now
 FORWARD_TIMEOUT: Final = 1.0
 CREDIT_AFTER: Final = 0.2  # between credits of a reader that keeps up
 CREDIT_AGAIN: Final = 5.0  # said again while a streamed answer goes on

@@ -250,6 +250,7 @@ def test_a_home_that_restarts_keeps_the_mail_of_its_guests_until_they_beat() -> 
     before = b.view.entries["g"]
     a.send("g", b"kept")
     world.restart(b)
+    world.pass_time(1.0)
     entry = b.view.entries["g"]
     assert (entry.state, entry.life, entry.created_at) == (
         State.FAILED,

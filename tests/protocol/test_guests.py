@@ -98,9 +98,9 @@ def test_adoption_keeps_the_stamp_and_outbids_every_term_seen() -> None:
 def test_a_new_life_of_the_home_announces_its_guests_again() -> None:
     guests = Guests(ME)
     registered(guests)
-    (entry,) = guests.relive(LATER)
+    (entry,) = guests.relive(at(1), LATER)
     assert (entry.home_life, entry.revision) == (LATER, 1)
-    assert guests.relive(LATER) == []
+    assert guests.relive(at(1), LATER) == []
 
 
 def test_what_would_not_fit_an_entry_is_not_registrable() -> None:
