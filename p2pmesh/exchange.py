@@ -185,7 +185,11 @@ class Exchange:
         """Why a message that is queued for this id or name has one copy for now; "":
         a second node will have it."""
         instance = self.find(recipient, named=True)
-        if instance is None or (instance.state == "left" and not instance.persistent):
+        if instance is None:
+            core = self._driver.core
+            is_away = core.away(recipient) and not core.named(recipient)
+            return "only here: its recipient is away" if is_away else ""
+        if instance.state == "left" and not instance.persistent:
             return ""  # what becomes of it is being decided
         is_local = instance.home == self._driver.core.node_id
         if is_local or instance.state not in _LIVE:

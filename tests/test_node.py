@@ -645,9 +645,14 @@ async def test_a_message_to_one_who_is_away_is_queued_and_says_so(
     await until(a, lambda: state_of("b", a) == ["left"])
     delivery = await a.send(target, "x", type="Note")
     assert (delivery.state, delivery.reason) == ("queued", "only here: its recipient is away")
+    by_name = await a.send("b", "y", type="Note")
+    assert (by_name.state, by_name.reason) == ("queued", "only here: its recipient is away")
+    with pytest.raises(PeerUnreachable, match="'b' cannot be reached: it has left the mesh"):
+        await a.request("b", 1)
     again = make("b", data_dir=tmp_path / "b")
     await meet(again)
     await asyncio.wait_for(delivery.stored(), HANG)
+    await asyncio.wait_for(by_name.stored(), HANG)
     got = await asyncio.wait_for(anext(again.messages("Note")), HANG)
     assert got.payload == "x"
     await got.ack()

@@ -32,6 +32,10 @@ class Directory(Protocol):
         """Live instances of this name, oldest first."""
         ...
 
+    def gone(self, name: str) -> tuple[Instance, ...]:
+        """Instances of this name that failed or left."""
+        ...
+
     def names(self) -> Iterable[str]:
         """Ids and names of all known instances, failed ones included."""
         ...
@@ -69,6 +73,11 @@ def is_gone_for_good(instance: Instance) -> bool:
     """It left, and its identity does not come back: a guest that deregistered, an
     agent without a data dir."""
     return instance.state == "left" and (instance.kind == "guest" or not instance.persistent)
+
+
+def away(directory: Directory, name: str) -> tuple[Instance, ...]:
+    """Instances of this name that failed, or left and come back."""
+    return tuple(each for each in directory.gone(name) if not is_gone_for_good(each))
 
 
 def why_unreachable(instance: Instance | None) -> str:

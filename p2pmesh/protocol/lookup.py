@@ -41,6 +41,7 @@ class Lookup:
         self._questions = questions
         self._by_id: dict[str, Instance] | None = None
         self._by_name: dict[str, tuple[Instance, ...]] = {}
+        self._gone: dict[str, tuple[Instance, ...]] = {}
 
     def changed(self) -> None:
         """The view or a suspicion changed."""
@@ -61,6 +62,10 @@ class Lookup:
     def named(self, name: str) -> tuple[Instance, ...]:
         self._index()
         return self._by_name.get(name, ())
+
+    def gone(self, name: str) -> tuple[Instance, ...]:
+        self._index()
+        return self._gone.get(name, ())
 
     def names(self) -> Iterable[str]:
         yield from self._index()
@@ -241,11 +246,15 @@ class Lookup:
             if known is None or _outranks(instance, known):
                 by_id[instance.instance_id] = instance
         by_name: dict[str, list[Instance]] = {}
+        gone: dict[str, list[Instance]] = {}
         for instance in sorted(by_id.values(), key=lambda i: (i.life, i.home)):
             if _is_live(instance):
                 by_name.setdefault(instance.name, []).append(instance)
+            else:
+                gone.setdefault(instance.name, []).append(instance)
         self._by_id = by_id
         self._by_name = {name: tuple(holders) for name, holders in by_name.items()}
+        self._gone = {name: tuple(holders) for name, holders in gone.items()}
         return by_id
 
     def _instances(self) -> Iterator[Instance]:

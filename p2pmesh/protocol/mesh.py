@@ -19,7 +19,7 @@ import random
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
-from p2pmesh.protocol import timing, wire
+from p2pmesh.protocol import directory, timing, wire
 from p2pmesh.protocol.connections import (
     AttemptFailed,
     Broken,
@@ -414,6 +414,10 @@ class Mesh:
     def named(self, name: str) -> tuple[Instance, ...]:
         """Live instances of this name, oldest first."""
         return self._lookup.named(name)
+
+    def away(self, name: str) -> tuple[Instance, ...]:
+        """Instances of this name that failed, or left and come back."""
+        return directory.away(self._lookup, name)
 
     # --- commands: the registry -----------------------------------------------------------
 

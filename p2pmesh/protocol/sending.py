@@ -24,7 +24,13 @@ from p2pmesh.protocol import limits, timing
 from p2pmesh.protocol.answering import Answering
 from p2pmesh.protocol.asking import Asked, Asking
 from p2pmesh.protocol.deadletters import DeadLetters
-from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live, why_unreachable
+from p2pmesh.protocol.directory import (
+    Directory,
+    away,
+    is_gone_for_good,
+    is_live,
+    why_unreachable,
+)
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.ledger import Ledger
@@ -389,6 +395,8 @@ class Sending:
             self._asking.stream(at, asked)
         known = self._directory.instance(target)
         is_name = named and bool(self._directory.named(target))
+        if known is None and named and not is_name and self._directory.my_life() is not None:
+            known = next(iter(away(self._directory, target)), None)
         if known is not None and not is_live(known) and not is_name:
             self._asking.end(asked, "unreachable", why_unreachable(known))
             return asked.call
@@ -402,7 +410,7 @@ class Sending:
 
     def _lost(self, asked: Asked) -> None:
         """A request whose target did not come within its timeout."""
-        if asked.target in set(self._directory.names()):
+        if away(self._directory, asked.target):
             self._asking.end(asked, "unreachable", "nobody who is alive has this name; ask another")
         else:
             near = self._nearest(asked.envelope.source, asked.target)

@@ -5,7 +5,8 @@
     left for good                       refused, or dead, at once
     a name with one live holder         the holder
     a name with several                 ambiguous: nothing is sent
-    a name whose holders are all gone   waits for a holder, as long as it lives
+    a name whose holders are all away   waits for a holder, as long as it lives
+                                        (a request to it ends at once)
     anything else                       waits UNKNOWN_TARGET_WAIT, then is unknown
 
 An id goes before a name.  A name that became ambiguous while it was waited for
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits
-from p2pmesh.protocol.directory import Directory, is_gone_for_good
+from p2pmesh.protocol.directory import Directory, away, is_gone_for_good
 from p2pmesh.protocol.envelopes import OVERHEAD, Account
 from p2pmesh.protocol.streams import NEVER
 from p2pmesh.protocol.types import Envelope, Instance, Instant, Recipient
@@ -35,7 +36,7 @@ _SIMILAR: Final = 0.5  # of 1: the same letters and pairs of letters
 class Absence(Enum):
     """Why a target has no instance now."""
 
-    NO_HOLDER = "no_holder"  # a name that is known; whoever had it is gone
+    NO_HOLDER = "no_holder"  # a name that is known; whoever had it is away
     LEFT = "left"  # an id whose instance left for good
     UNKNOWN = "unknown"
 
@@ -59,7 +60,7 @@ def find(directory: Directory, target: str, *, named: bool) -> Instance | Ambigu
         return Absence.LEFT
     if not named:
         return Absence.UNKNOWN
-    return Absence.NO_HOLDER if target in set(directory.names()) else Absence.UNKNOWN
+    return Absence.NO_HOLDER if away(directory, target) else Absence.UNKNOWN
 
 
 def _was_called(instance: Instance, target: str) -> bool:

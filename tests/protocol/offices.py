@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from p2pmesh.protocol import wire
+from p2pmesh.protocol.directory import is_live
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.rings import Rings
@@ -85,6 +86,9 @@ class View:
 
     def named(self, name: str) -> tuple[Instance, ...]:
         return tuple(each for each in self.live_instances() if each.name == name)
+
+    def gone(self, name: str) -> tuple[Instance, ...]:
+        return tuple(each for each in self._instances() if each.name == name and not is_live(each))
 
     def names(self) -> Iterable[str]:
         for each in self._instances():

@@ -105,7 +105,7 @@ def test_a_copy_of_a_broadcast_that_a_full_mailbox_refused_is_one_and_the_others
 
 def test_a_name_whose_waiting_message_no_queue_takes_any_more_loses_nothing() -> None:
     world, a, b = pair()
-    b.is_persistent = False
+    b.is_persistent = True
     world.kill(b, "left")
     message_id = a.send("b", b"by name", named=True)
     c = world.add("c", persistent=True)

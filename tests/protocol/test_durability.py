@@ -182,6 +182,7 @@ def test_a_sender_that_restarts_with_nothing_left_gives_no_number_twice() -> Non
 
 def test_a_message_that_waits_for_a_name_survives_its_sender() -> None:
     world, a, b = pair()
+    b.is_persistent = True
     world.kill(b, "left")
     b.is_persistent = False
     world.changed(b)

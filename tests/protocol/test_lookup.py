@@ -232,6 +232,7 @@ def test_names_are_of_the_living_oldest_first() -> None:
     )
     assert [i.instance_id for i in reader.lookup.named("n")] == ["n", "agent-2", "agent-1"]
     assert reader.lookup.named("o") == ()
+    assert [i.instance_id for i in reader.lookup.gone("n")] == ["agent-3"]
     assert {"n", "m", "agent-1", "agent-3"} <= set(reader.lookup.names())
 
 

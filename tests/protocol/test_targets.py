@@ -88,6 +88,16 @@ def test_a_name_whose_holder_failed_waits_as_long_as_the_message_lives() -> None
     assert a.moves(message_id) == [("worker", "expired")]
 
 
+def test_a_request_to_a_name_whose_holder_failed_ends_at_once() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("worker")
+    world.kill(b)
+    ended = a.ended(a.request("worker", named=True))
+    assert ended is not None
+    assert ended.error == "unreachable"
+    assert "it has failed" in ended.detail
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_a_new_message_to_one_who_left_for_good_is_refused_at_once(named: bool) -> None:
     world = World()
