@@ -184,8 +184,6 @@ def test_a_message_that_waits_for_a_name_survives_its_sender() -> None:
     world, a, b = pair()
     b.is_persistent = True
     world.kill(b, "left")
-    b.is_persistent = False
-    world.changed(b)
     message_id = a.send("b", named=True)
     assert a.of(MessageKept)
     world.restart(a)
