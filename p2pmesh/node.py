@@ -261,7 +261,7 @@ class Node:
         :meth:`request` gets a list of them, and a message that nobody waits for has it
         run to its end.  Messages of one sender start in
         order, one at a time unless ``concurrency`` allows more.  A message whose
-        handler raises comes again, five times; an asker gets RemoteError.
+        handler raises comes again, five times within about 34 s; an asker gets RemoteError.
         """
         if callable(type):
             raise ConfigError(f"node.on was given {type!r:.80}: write @node.on() above it")
@@ -392,11 +392,17 @@ class Node:
         name now.  Of a broadcast every dead copy goes, unless ``recipient`` names one.
 
         Returns a delivery for each copy that goes, once it is on disk where there is
-        one; none: there is no such dead letter.  Raises UnknownTarget (its recipient
-        left for good), QueueFull, StoreFull: then it stays; ConfigError.
+        one.  Raises UnknownTarget (its recipient left for good), QueueFull, StoreFull:
+        then it stays; ConfigError: there is no such dead letter here.
         """
         exchange = self._running_here.exchange
         deliveries = exchange.retry(message_id, recipient)
+        if not deliveries:
+            whose = "" if recipient is None else f" for {recipient!r}"
+            raise ConfigError(
+                f"message_id {message_id!r}: no such dead letter{whose} is here; "
+                "node.dead_letters() lists them, their recipients by instance id"
+            )
         for delivery in deliveries:
             await exchange.until_kept(delivery)
         return deliveries

@@ -417,10 +417,14 @@ class Sending:
             self._asking.end(asked, "unknown", near)
 
     def _nearest(self, asker: str, target: str) -> str:
-        """Names like the target, a line each; the asker did not mean itself."""
-        own = self._directory.instance(asker)
-        names = set(self._directory.names()) - {asker, own.name if own is not None else asker}
-        return "\n".join(nearest(names, target))
+        """Names like the target, a line each: not the asker's own, and of nobody who left
+        for good."""
+        directory = self._directory
+        own = directory.instance(asker)
+        names = set(directory.names()) - {asker, own.name if own is not None else asker}
+        found = ((name, directory.instance(name)) for name in names)
+        gone = {name for name, instance in found if instance and is_gone_for_good(instance)}
+        return "\n".join(nearest(names - gone, target))
 
     # --- time -----------------------------------------------------------------------------
 

@@ -91,8 +91,8 @@ class View:
         return tuple(each for each in self._instances() if each.name == name and not is_live(each))
 
     def names(self) -> Iterable[str]:
-        for each in self._instances():
-            yield from (each.instance_id, each.name)
+        yield from (each.instance_id for each in self._instances())
+        yield from (each.name for each in self.live_instances())
 
     def live_instances(self) -> list[Instance]:
         return [each for each in self._instances() if each.state in ("alive", "suspect")]

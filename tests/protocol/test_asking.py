@@ -154,10 +154,11 @@ def test_a_request_whose_target_never_came_ends_unknown_with_near_names() -> Non
     assert (end.error, end.detail.split("\n")[0]) == ("unknown", "helper")
 
 
-def test_who_asks_for_an_unknown_name_is_not_offered_its_own() -> None:
+def test_who_asks_for_an_unknown_name_is_offered_neither_its_own_nor_who_left() -> None:
     world = World()
     a = world.add("asker")
     world.add("walker")
+    world.kill(world.add("worked"), "left")
     call = a.request("worker", named=True, timeout=3.0)
     a.send("worker", named=True)
     world.pass_time(3.1)
