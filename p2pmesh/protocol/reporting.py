@@ -41,8 +41,10 @@ def event_of(changed: Changed, view: View, me: NodeId) -> Event | None:
     if isinstance(changed.key, str):
         held = view.guests.get(changed.key)
         before = changed.before.entry if isinstance(changed.before, SignedEntry) else None
-        if held is None:
-            return None if before is None else _guest_event(_gone(before), before)
+        if held is None:  # forgotten, perhaps because all others know that it left
+            if before is None or changed.change is not Change.LEFT:
+                return None
+            return _guest_event(_gone(before), before)
         return _guest_event(held.entry, before)
     return None if changed.key == me else _node_event(changed, view.nodes.get(changed.key))
 
