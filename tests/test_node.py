@@ -1144,7 +1144,7 @@ async def test_a_large_message_says_how_far_it_is_and_arrives_as_it_was(
                     delivery.message_id, b.instance_id, total,
                 )  # fmt: skip
                 told.append(event.sent)
-    assert told == sorted(set(told))
+    assert all(0 < sent <= total for sent in told)  # it begins anew over a new link
     assert delivery.progress == (total, total)
 
 

@@ -916,7 +916,11 @@ class Mesh:
         self._joining.leave()
         self._settle()
         core.spread()
+        goodbye = wire.News((core.record.item,))
         for link in tuple(core.connections.links.values()):
+            # Of two links to one peer it may have closed the one that I speak on.
+            if link.is_open and (link.peer is None or core.links_up.get(link.peer) is not link):
+                link.say(goodbye)
             core.connections.close(link, "leaving")
         core.links_up.clear()
         core.act(Stop("left"))

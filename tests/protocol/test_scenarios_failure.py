@@ -144,6 +144,18 @@ def test_who_says_goodbye_is_left_at_once_and_never_suspected(
     assert {t.event.reason for t in watch.events(LeaderChanged)} == {"leader_left"}
 
 
+def test_who_leaves_while_two_links_to_it_become_one_has_left(simulate: Simulate) -> None:
+    """Both dialled: the other end may have closed the one that the goodbye goes over."""
+    for seed in range(150):
+        net = simulate(seed=seed, delay=0.002, jitter=0.004)
+        one, other = net.add(), net.add()
+        net.run_until(lambda: one.state_of(other) == other.state_of(one) == "alive", within=10)  # noqa: B023
+        net.run(seed % 10 / 1000)
+        net.leave(other)
+        net.run(2.0)
+        assert one.state_of(other) == "left", seed
+
+
 def test_who_left_and_died_before_its_goodbye_was_read_is_not_failed(simulate: Simulate) -> None:
     net = simulate(5)
     watch = Watch(net)
