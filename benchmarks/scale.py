@@ -5,7 +5,9 @@ Rows:
     L3   a grid: 50 and 200 nodes × 1, 5, 10 % of them starved × stops of 0.5 to 2.5 s ×
          1, 3, 5 % loss × seeds, 120 virtual seconds each.  The starved alternate between
          0.25 s of running and one stop, all the time.
-    L3c  the control arm: the same, with silence as the only evidence.
+    L3c  the control arm: the same cells with plain SWIM (``swim.py``), where silence is
+         the only evidence and a verdict
+    L3s  the same with SWIM's suspicions, which the subject may refute for 4 · log10(n) s
     L6h  an even split of ten nodes for an hour: virtual seconds from its end until all
          hold one view and follow the oldest
     S1   a thousand nodes join within 10 s, ten die after a minute: CPU seconds of 120
@@ -14,12 +16,15 @@ Rows:
 The rule for L3, written before it was run: a *false death* is a healthy node (neither
 starved nor stopped) of which any node of the mesh tells ``member_failed``; each node
 counts once a run.  What is asked for is at most 10 in all 3,600 runs, and that the
-control arm has more than 10 in any tenth of them.
+control arm has more than 10 in any tenth of them.  The arms of SWIM starve the same
+nodes of the same cells in the same way, at the same loss.  L3s is told and not judged:
+it says how much of L3c a suspicion takes back, at the price of its time.
 
     python benchmarks/scale.py --rows L3 --sizes 50 --seeds 40 --out grid.jsonl
 
-Cells that the file holds are not run again.  A mesh is joined once for each size and
-seed, and every cell of the grid goes on from there in a process of its own.  Prints
+Cells that the file holds are not run again.  They are run seed by seed, so that a part
+of the grid is a fair sample of it.  A mesh is joined once for each size and seed, and every
+cell goes on from there in a process of its own.  Prints
 one JSON line a row, then a table.  ``--quick`` takes two cells of five nodes.
 """
 
@@ -32,15 +37,16 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from p2pmesh.protocol.detector import Detector
-from p2pmesh.protocol.monitoring import Monitoring
-from p2pmesh.protocol.types import Event, Evidence, MemberFailed
+from swim import Swim
+
+from p2pmesh.protocol.types import Event, MemberFailed
 from p2pmesh.testing import SimNetwork, SimNode
 
 Result = dict[str, Any]
@@ -76,8 +82,7 @@ def mesh_of(size: int, seed: int) -> SimNetwork:
 
 def play(net: SimNetwork, cell: Cell) -> Result:
     """One cell, from a mesh that agrees."""
-    chance = random.Random(cell.seed)
-    starved = chance.sample(net.nodes, max(1, round(cell.size * cell.starved)))
+    starved = [net.nodes[number] for number in starved_of(cell)]
     told: set[str] = set()
 
     def observe(_: SimNode, event: Event) -> None:
@@ -89,14 +94,46 @@ def play(net: SimNetwork, cell: Cell) -> Result:
     for node in starved:
         net.starve(node, runs=RUNS, stops=cell.stops, seconds=LASTS)
     net.run(LASTS)
-    mine = {node.instance_id for node in starved}
+    return judged(cell, told, {node.instance_id for node in starved})
+
+
+def play_swim(_: None, cell: Cell, *, suspects: bool) -> Result:
+    """The same cell in a mesh of SWIM."""
+    starved = starved_of(cell)
+    told: set[int] = set()
+    swim = Swim(cell.size, cell.seed, loss=cell.loss, suspects=suspects, observe=told.add)
+    swim.starve(starved, runs=RUNS, stops=cell.stops, seconds=LASTS)
+    swim.clock.run_to(LASTS)
+    return judged(cell, told, set(starved))
+
+
+def starved_of(cell: Cell) -> list[int]:
+    chance = random.Random(cell.seed)
+    return chance.sample(range(cell.size), max(1, round(cell.size * cell.starved)))
+
+
+def judged(cell: Cell, told: set[Any], starved: set[Any]) -> Result:
     return {
-        **cell._asdict(), "false": len(told - mine), "starved_failed": len(told & mine),
+        **cell._asdict(), "false": len(told - starved), "starved_failed": len(told & starved),
         "cpu": round(time.process_time(), 2),
     }  # fmt: skip
 
 
-def in_a_child(net: SimNetwork, cell: Cell) -> tuple[int, int]:
+class Arm(NamedTuple):
+    """What all cells of a size and seed begin with, and how one goes on from there."""
+
+    prepare: Callable[[int, int], Any]
+    play: Callable[[Any, Cell], Result]
+
+
+ARMS = {
+    "L3": Arm(mesh_of, play),
+    "L3c": Arm(lambda *_: None, partial(play_swim, suspects=False)),
+    "L3s": Arm(lambda *_: None, partial(play_swim, suspects=True)),
+}
+
+
+def in_a_child(play: Callable[[Cell], Result], cell: Cell) -> tuple[int, int]:
     """Play it in a copy of this process: its pid, and where its result can be read."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -104,12 +141,12 @@ def in_a_child(net: SimNetwork, cell: Cell) -> tuple[int, int]:
         os.close(writing)
         return pid, reading
     try:
-        os.write(writing, json.dumps(play(net, cell)).encode())
+        os.write(writing, json.dumps(play(cell)).encode())
     finally:
         os._exit(0)
 
 
-def grid(cells: list[Cell], out: Path | None, processes: int) -> Iterator[Result]:
+def grid(arm: Arm, cells: list[Cell], out: Path | None, processes: int) -> Iterator[Result]:
     """The results of all cells; those that ``out`` holds are not played."""
     known = {}
     if out is not None and out.exists():
@@ -120,12 +157,12 @@ def grid(cells: list[Cell], out: Path | None, processes: int) -> Iterator[Result
     left = [cell for cell in cells if cell not in known]
     began, done = time.monotonic(), 0
     for (size, seed), group in itertools.groupby(left, key=lambda cell: cell[:2]):
-        net = mesh_of(size, seed)
+        play_from = partial(arm.play, arm.prepare(size, seed))
         waiting = list(group)
         playing: dict[int, int] = {}
         while waiting or playing:
             while waiting and len(playing) < processes:
-                pid, reading = in_a_child(net, waiting.pop())
+                pid, reading = in_a_child(play_from, waiting.pop())
                 playing[pid] = reading
             pid, _ = os.wait()
             with open(playing.pop(pid), "rb") as file:
@@ -149,7 +186,8 @@ def starvation(row: str, options: argparse.Namespace) -> list[Result]:
         shapes = iter([(0.10, 0.5, 0.01), (0.10, 2.5, 0.05)])
     cells = [Cell(*pair, *shape) for shape in shapes for pair in itertools.product(sizes, seeds)]
     results = []
-    played = list(grid(sorted(cells), options.out, options.processes))
+    cells.sort(key=lambda cell: (cell.seed, cell))
+    played = list(grid(ARMS[row], cells, options.out, options.processes))
     for size in sizes:
         mine = [result for result in played if result["size"] == size]
         results.append(
@@ -161,19 +199,6 @@ def starvation(row: str, options: argparse.Namespace) -> list[Result]:
             }
         )  # fmt: skip
     return results
-
-
-def believe_silence() -> None:
-    """What the dial would say is not asked: who is silent is accused."""
-    opened = Detector.open
-
-    def accuse(self: Detector, peer: bytes, *about: Any, **more: Any) -> Any:
-        if opened(self, peer, *about, **more) is None:
-            return None
-        return self._accuse(self.cases[peer], Evidence.UNREACHABLE)
-
-    Detector.open = accuse  # type: ignore[method-assign]
-    Monitoring.kernel_unacked = lambda self, link, unacked: None  # type: ignore[method-assign]
 
 
 # --- the others -------------------------------------------------------------------
@@ -223,8 +248,8 @@ def verdict(result: Result) -> bool | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", default="L3,L3c,L6h,S1")
-    parser.add_argument("--sizes", default="50,200", help="of L3 and L3c")
+    parser.add_argument("--rows", default="L3,L3c,L3s,L6h,S1")
+    parser.add_argument("--sizes", default="50,200", help="of L3, L3c and L3s")
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="cells of the grid, kept; one row at a time")
@@ -237,10 +262,7 @@ def main() -> None:
                 results += long_split(options)
             case "S1":
                 results += thousand(options)
-            case "L3":
-                results += starvation(row, options)
-            case "L3c":  # last, or alone: it changes what this process believes
-                believe_silence()
+            case "L3" | "L3c" | "L3s":
                 results += starvation(row, options)
     for result in results:
         if not options.quick:

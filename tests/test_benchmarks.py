@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.processes import environment
 
@@ -74,7 +77,25 @@ def test_a_quick_look_at_messages_prints_what_it_measured(home: Path) -> None:
 
 def test_a_quick_look_at_scale_prints_what_it_measured(home: Path) -> None:
     results = quick("scale.py", home)
-    assert set(results) == {"L3", "L3c", "L6h", "S1"}
+    assert set(results) == {"L3", "L3c", "L3s", "L6h", "S1"}
     assert results["L3"] == {**results["L3"], "runs": 2, "false_deaths": 0}
     assert results["L3c"]["starved_failed"] > 0
     assert len(results["S1"]["trace"]) > 8
+
+
+@pytest.mark.parametrize("suspects", [False, True])
+def test_the_swim_we_compare_with_buries_the_dead_and_nobody_else_while_nothing_is_lost(
+    suspects: bool,
+) -> None:
+    told: list[int] = []
+    make = runpy.run_path(str(BENCHMARKS / "swim.py"))["Swim"]
+    swim = make(20, seed=1, loss=0.0, suspects=suspects, observe=told.append)
+    swim.clock.run_to(30.0)
+    assert told == []
+    swim.nodes[7].stop()
+    swim.clock.run_to(60.0)
+    assert told == [7] * 19
+    swim.nodes[7].resume()
+    swim.clock.run_to(65.0)
+    assert all(node.held[7].status == 0 for node in swim.nodes)
+    assert told == [7] * 19
