@@ -49,7 +49,7 @@ ROWS = {
     "bandwidth": ("p2pmesh", "tcp", "zmq", "zmq-curve", "zenoh", "nats"),
     "durable": ("p2pmesh",),
 }
-PACKAGES = ("pyzmq", "eclipse-zenoh", "nats-py")
+PACKAGES = ("pyzmq", "eclipse-zenoh", "nats-py", "pyre-gevent")
 CACHE = Path.home() / ".cache" / "p2pmesh-benchmarks"
 SMALL, LARGE = 256, 64 * 1024
 GUARD = 120.0
@@ -402,7 +402,9 @@ def prepare(wanted: set[str]) -> tuple[str, set[str]]:
                            stdout=subprocess.DEVNULL)  # fmt: skip
             package = next(CACHE.glob("nats-server_*.deb"))
             subprocess.run(["dpkg", "-x", str(package), str(CACHE / "nats")], check=True)
-    needs = {"zmq": "zmq", "zmq-curve": "zmq", "zenoh": "zenoh", "nats": "nats"}
+    needs = {
+        "zmq": "zmq", "zmq-curve": "zmq", "zenoh": "zenoh", "nats": "nats", "zyre": "pyre_gevent",
+    }  # fmt: skip
     had = set()
     for system in wanted:
         check = [str(python), "-c", f"import {needs.get(system, 'asyncio')}"]

@@ -99,3 +99,9 @@ def test_the_swim_we_compare_with_buries_the_dead_and_nobody_else_while_nothing_
     swim.clock.run_to(65.0)
     assert all(node.held[7].status == 0 for node in swim.nodes)
     assert told == [7] * 19
+
+
+def test_a_quick_look_at_a_shout_prints_what_it_measured(home: Path) -> None:
+    results = quick("shout.py", home)
+    assert set(results) == {"shout"}
+    assert results["shout"]["worst_ms"] > 0
