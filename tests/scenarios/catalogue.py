@@ -10,6 +10,9 @@ from dataclasses import replace
 from typing import Final
 
 from tests.scenarios.steps import (
+    DAY,
+    IN_1970,
+    IN_2038,
     Add,
     Besiege,
     Busy,
@@ -40,11 +43,6 @@ from tests.scenarios.steps import (
     Wait,
     Wake,
 )
-
-DAY: Final = 86_400.0
-THE_TIME: Final = 1_790_000_000.0  # when these are played, near enough: the end of 2026
-IN_1970: Final = 60.0 - THE_TIME
-IN_2038: Final = 2_147_483_648.0 - THE_TIME
 
 HEALED: Final = 5.0  # a heal may take this long
 

@@ -7,7 +7,8 @@ design's invariants.
 * 1, 2: ``disagreement`` says what keeps views from being one view under one leader.
 * 3: a claim is above every claim that its maker's part of the mesh knew when it had last
   settled; no joiner is older than those whom its contact knew then.
-* 4: who was failed or left is back only with a higher version.
+* 4: who was failed or left, for a process or for one that it had settled with, is back only
+  with a higher version.
 * 5, 6, 12, 13: who is told to have failed or left, and how often the leader changed, is
   what the scenario expects.
 """
@@ -15,7 +16,7 @@ design's invariants.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
 from tests.scenarios.steps import Expected
@@ -52,6 +53,11 @@ class View(NamedTuple):
     epoch: int | None
     leads: bool
 
+    @property
+    def claim(self) -> TokenValue | None:
+        """The one that it makes itself."""
+        return (self.epoch, self.life, self.node_id) if self.leads and self.epoch else None
+
 
 def disagreement(views: Sequence[View]) -> str:
     """1, 2: what keeps these from one view of exactly themselves, led by the oldest; "" if
@@ -73,13 +79,25 @@ def disagreement(views: Sequence[View]) -> str:
 
 
 class Endings:
-    """4, for one observer at a time: the versions in which others ended."""
+    """4: the versions in which others ended, by observer."""
 
     def __init__(self) -> None:
         self._ended: dict[tuple[Hashable, str], Version] = {}
 
     def ended(self, observer: Hashable, subject: str, version: Version) -> None:
         self._ended[observer, subject] = version
+
+    def share(self, observers: Set[Hashable]) -> None:
+        """These hold one view: what any of them knows to have ended they all do."""
+        known = [
+            (subject, version)
+            for (observer, subject), version in self._ended.items()
+            if observer in observers
+        ]
+        for subject, ended in known:
+            for observer in observers:
+                earlier = self._ended.get((observer, subject), ended)
+                self._ended[observer, subject] = max(earlier, ended)
 
     def is_resurrected(self, observer: Hashable, subject: str, version: Version) -> bool:
         """The observer tells that this one is back: with no higher version than it ended in?"""
@@ -94,12 +112,14 @@ class Judge:
         """``forgives``: seconds for which one that may fail is taken for failed (5)."""
         self.told: list[Told] = []
         self.violations: list[str] = []
+        self._judged = 0  # of what was told
         self._forgives = forgives
         self._numbers: dict[str, int] = {}  # of node ids
         self._endings = Endings()
         self._claims: dict[int, list[TokenValue]] = {}  # by agent, since the mesh settled
         self._floor: dict[int, TokenValue] = {}  # what its part of the mesh had claimed then
         self._known: dict[int, dict[int, Life]] = {}  # whom it knew then
+        self._runs: dict[int, int] = {}  # the latest of each agent
         self._born: set[tuple[int, int]] = set()  # runs that have a life
         self._reborn: set[int] = set()
 
@@ -113,6 +133,7 @@ class Judge:
 
     def hear(self, told: Told) -> None:
         self.told.append(told)
+        self._runs[told.agent] = told.run
         event = told.event
         match event["event"]:
             case "elected":
@@ -120,25 +141,28 @@ class Judge:
             case "joined":
                 self._joined(told)
             case "member_joined":
-                if self._endings.is_resurrected(told[1:3], event["node_id"], version(event)):
+                observer = told.agent, told.run
+                if self._endings.is_resurrected(observer, event["node_id"], version(event)):
                     self.violations.append(f"4: resurrected: {told}")
             case "member_failed" | "member_left":
-                self._endings.ended(told[1:3], event["node_id"], version(event))
+                self._endings.ended((told.agent, told.run), event["node_id"], version(event))
             case _:
                 pass
 
-    # --- 3: age and claims ----------------------------------------------------------------
-
     def settled(self, part: Mapping[int, View]) -> None:
-        """These agents agree: from now on each claims above all that any of them did, and who
-        joins under one of them is younger than all of them."""
+        """These agents agree: from now on each claims above all that any of them did, who joins
+        under one of them is younger than all of them, and who ended for one ended for all."""
         known = {agent: view.life for agent, view in part.items()}
-        claims = [claim for agent in part for claim in self._claims.get(agent, [])]
+        claims = [view.claim for view in part.values() if view.claim is not None]
+        claims += [claim for agent in part for claim in self._claims.get(agent, [])]
         claims += [self._floor[agent] for agent in part if agent in self._floor]
+        self._endings.share({(agent, self._runs.get(agent, 1)) for agent in part})
         for agent in part:
             self._known[agent] = known
             if claims:
                 self._floor[agent] = max(claims)
+
+    # --- 3: age and claims ----------------------------------------------------------------
 
     def _claimed(self, told: Told, claim: TokenValue) -> None:
         mine = self._claims.setdefault(told.agent, [])
@@ -166,9 +190,16 @@ class Judge:
     # --- 4, 5, 6, 12, 13: who ended, and who leads ---------------------------------------------
 
     def judge(self, expected: Expected, now: float) -> list[str]:
-        """All that went against the invariants or the scenario."""
-        failed = self._subjects("member_failed")
-        left = self._subjects("member_left")
+        """All that went against the invariants or the scenario since this was asked last."""
+        wrong = self._judge(self.told[self._judged :], expected, now)
+        self._judged = len(self.told)
+        self.violations.clear()
+        self._reborn.clear()
+        return wrong
+
+    def _judge(self, told: Sequence[Told], expected: Expected, now: float) -> list[str]:
+        failed = self._subjects(told, "member_failed")
+        left = self._subjects(told, "member_left")
         wrong = list(self.violations)
         if not expected.fails <= failed <= expected.fails | expected.may_fail:
             wrong.append(f"5, 6: failed: {sorted(failed)}")
@@ -176,46 +207,41 @@ class Judge:
             wrong.append(f"12: left: {sorted(left)}")
         if not self._reborn <= expected.new_lives:
             wrong.append(f"5, 13: new lives without new processes: {sorted(self._reborn)}")
-        if unnoticed := expected.notices - {told.event["event"] for told in self.told}:
+        if unnoticed := expected.notices - {each.event["event"] for each in told}:
             wrong.append(f"nobody told of {sorted(unnoticed)}")
-        evidence = {t.event["evidence"] for t in self.told if t.event["event"] == "member_failed"}
+        evidence = {t.event["evidence"] for t in told if t.event["event"] == "member_failed"}
         if expected.evidence and not evidence <= expected.evidence:
             wrong.append(f"evidence: {sorted(evidence)}")
         forgiven = self._forgives if expected.forgiven is None else expected.forgiven
         for agent in expected.may_fail - expected.fails:
-            if (longest := self._longest_death(agent, now)) > forgiven:
+            if (longest := self._longest_death(told, agent, now)) > forgiven:
                 wrong.append(f"5: {agent} was taken for failed for {longest:.3f} s")
-        if (changes := self._leader_changes()) > expected.leader_changes:
+        if (changes := leader_changes(told)) > expected.leader_changes:
             wrong.append(f"2, 5, 13: {changes} changes of the leader")
         return wrong
 
-    def _subjects(self, kind: str) -> set[int]:
-        return {
-            self._numbers[told.event["node_id"]]
-            for told in self.told
-            if told.event["event"] == kind
-        }
+    def _subjects(self, told: Sequence[Told], kind: str) -> set[int]:
+        return {self._numbers[t.event["node_id"]] for t in told if t.event["event"] == kind}
 
-    def _longest_death(self, agent: int, now: float) -> float:
+    def _longest_death(self, told: Sequence[Told], agent: int, now: float) -> float:
         """The longest that any process took this living one for failed (now counts)."""
         since: dict[tuple[int, int], float] = {}
         longest = 0.0
-        for told in self.told:
-            if self._numbers.get(told.event.get("node_id", "")) != agent:
+        for each in told:
+            if self._numbers.get(each.event.get("node_id", "")) != agent:
                 continue
-            if told.event["event"] == "member_failed":
-                since[told.agent, told.run] = told.at
-            elif told.event["event"] == "member_joined":
-                longest = max(longest, told.at - since.pop((told.agent, told.run), told.at))
+            if each.event["event"] == "member_failed":
+                since[each.agent, each.run] = each.at
+            elif each.event["event"] == "member_joined":
+                longest = max(longest, each.at - since.pop((each.agent, each.run), each.at))
         return max([longest, *(now - at for at in since.values())])
 
-    def _leader_changes(self) -> int:
-        """The most that one process told of, but for the first leader that it ever saw."""
-        changes = Counter(
-            (t.agent, t.run) for t in self.told if t.event["event"] == "leader_changed"
-        )
-        born = {(t.agent, t.run) for t in self.told if t.event["event"] == "joined"}
-        return max((count - (run in born) for run, count in changes.items()), default=0)
+
+def leader_changes(told: Sequence[Told]) -> int:
+    """The most that one process told of, but for the first leader that it ever saw."""
+    changes = Counter((t.agent, t.run) for t in told if t.event["event"] == "leader_changed")
+    born = {(t.agent, t.run) for t in told if t.event["event"] == "joined"}
+    return max((count - (run in born) for run, count in changes.items()), default=0)
 
 
 # --- JSON to values -------------------------------------------------------------------

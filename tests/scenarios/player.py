@@ -1,15 +1,24 @@
-"""Plays a scenario on a stage, and has a judge hear and see what comes of it."""
+"""Plays a scenario on a stage, and has a judge hear and see what comes of it.
+
+Whatever the scenario was, it ends in the same way: the wall clocks of all who are left jump,
+which changes nothing (13), and the oldest leaves, which all are told (12).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from p2pmesh.protocol import timing
 from tests.scenarios.judge import Judge, Told, View, disagreement
 from tests.scenarios.steps import (
+    DAY,
+    IN_1970,
+    IN_2038,
     Add,
     Copy,
+    Expected,
     Heal,
     Kill,
     Leave,
@@ -17,6 +26,7 @@ from tests.scenarios.steps import (
     Replace,
     Resume,
     Scenario,
+    SetClock,
     Settle,
     Sleep,
     Split,
@@ -24,6 +34,7 @@ from tests.scenarios.steps import (
     Step,
     Stop,
     Unplug,
+    Wait,
     Wake,
 )
 
@@ -124,16 +135,17 @@ def play(scenario: Scenario, stage: Stage) -> None:
     judge = Judge(stage.forgives)
     try:
         stage.begin(scenario)
-        play_from_begin(scenario, stage, judge)
-        wrong = judge.judge(scenario.expected, stage.now())
-        assert not wrong, "\n".join(wrong)
+        world = _begin(scenario, stage, judge)
+        _do(scenario.steps, stage, world, judge)
+        _find_nothing_wrong(judge, scenario.expected, stage)
+        _end(stage, world, judge)
     except AssertionError as error:
         told = "\n".join(map(str, judge.told[-_TOLD_SHOWN:]))
         error.add_note(f"The scenario:\n{scenario}\nTold, at the end:\n{told}")
         raise
 
 
-def play_from_begin(scenario: Scenario, stage: Stage, judge: Judge) -> None:
+def _begin(scenario: Scenario, stage: Stage, judge: Judge) -> World:
     world = World(scenario.agents)
     for agent in world.living:
         view = stage.view(agent)
@@ -142,7 +154,11 @@ def play_from_begin(scenario: Scenario, stage: Stage, judge: Judge) -> None:
         judge.lives(agent)
     stage.told()  # the beginning is no part of it
     _settle(stage, world, judge)
-    for step in scenario.steps:
+    return world
+
+
+def _do(steps: Iterable[Step], stage: Stage, world: World, judge: Judge) -> None:
+    for step in steps:
         if isinstance(step, Settle):
             _settle(stage, world, judge, step.within)
             continue
@@ -150,8 +166,21 @@ def play_from_begin(scenario: Scenario, stage: Stage, judge: Judge) -> None:
         world.do(step)
         for told in stage.told():
             judge.hear(told)
-    for told in stage.told():
-        judge.hear(told)
+
+
+def _find_nothing_wrong(judge: Judge, expected: Expected, stage: Stage) -> None:
+    wrong = judge.judge(expected, stage.now())
+    assert not wrong, "\n".join(wrong)
+
+
+def _end(stage: Stage, world: World, judge: Judge) -> None:
+    (living,) = world.parts()
+    views = {agent: view for agent in living if (view := stage.view(agent)) is not None}
+    oldest = min(views, key=lambda agent: (views[agent].life, views[agent].node_id))
+    jumps = map(SetClock, living, itertools.cycle((-DAY, IN_1970, DAY, IN_2038)))
+    steps = (*jumps, Wait(5.0, real=2.0), Settle(), Leave(oldest), Settle())
+    _do(steps, stage, world, judge)
+    _find_nothing_wrong(judge, Expected(leaves=frozenset({oldest}), leader_changes=1), stage)
 
 
 def _settle(stage: Stage, world: World, judge: Judge, within: float | None = None) -> None:

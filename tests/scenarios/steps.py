@@ -9,7 +9,13 @@ with real processes on hosts of their own).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+#: What wall clocks may be ahead, in seconds.
+DAY: Final = 86_400.0
+_NOW: Final = 1_790_000_000.0  # when these are played, near enough: the end of 2026
+IN_1970: Final = 60.0 - _NOW
+IN_2038: Final = 2_147_483_648.0 - _NOW
 
 # --- the network ----------------------------------------------------------------------
 

@@ -18,8 +18,10 @@ from tests.scenarios.steps import (
     Expected,
     Heal,
     Kill,
+    Leave,
     PlugIn,
     Scenario,
+    SetClock,
     Settle,
     Split,
     Start,
@@ -95,26 +97,29 @@ def joined(life: str, contact: int | None) -> dict[str, Any]:
 CHANGED = {"event": "leader_changed", "leader_id": "agent-1", "epoch": 8, "reason": "first"}
 
 
-def settled(judge: Judge, *parts: list[int]) -> None:
-    for part in parts:
-        judge.settled({n: view(n)._replace(life=(100 * (n + 1), 0, 1)) for n in part})
+def settled(judge: Judge, part: list[int], *, leader: int = 0) -> None:
+    judge.settled({n: view(n, leader=leader)._replace(life=(100 * (n + 1), 0, 1)) for n in part})
 
 
-def judged(*events: tuple[int, dict[str, Any]], expected: Expected | None = None) -> str:
+def judged(
+    *events: tuple[int, dict[str, Any]], expected: Expected | None = None, led_by: int = 0
+) -> str:
     """What is found wrong with these, told by the agents of these numbers, a second apart."""
     judge = Judge(forgives=1.5)
     for number in range(3):
         judge.knows(number, f"id{number}")
         judge.lives(number)
-    settled(judge, [0, 1, 2])
+    settled(judge, [0, 1, 2], leader=led_by)
     for at, (agent, event) in enumerate(events):
-        if event["event"] == "heal":
-            settled(judge, [0, 1, 2])
+        if event == HEAL:
+            settled(judge, [0, 1, 2], leader=led_by)
         else:
             judge.hear(Told(float(at), agent, event.get("run", 1), event))
     return "\n".join(judge.judge(expected or Expected(), float(len(events))))
 
 
+LEFT = about("member_left", 0)
+HEAL = {"event": "heal"}
 DIES = Expected(fails=frozenset({0}))
 REFUTES = Expected(may_fail=frozenset({0}))
 
@@ -156,14 +161,52 @@ def test_who_is_back_in_the_version_that_ended_is_resurrected(end: str) -> None:
     assert "resurrected" not in judged(ended, (2, about("member_joined", 0)), expected=expected)
 
 
+def test_who_is_back_is_resurrected_for_one_who_only_settled_with_those_who_told_of_the_end() -> (
+    None
+):
+    ended, back = (1, failed(0)), (2, about("member_joined", 0))
+    assert "resurrected" not in judged(ended, back, expected=REFUTES)
+    assert "resurrected" in judged(ended, (1, HEAL), back, expected=REFUTES)
+    higher = (2, about("member_joined", 0, incarnation=1))
+    assert "resurrected" not in judged(ended, (1, HEAL), higher, expected=REFUTES)
+
+
+def test_whoever_leaves_is_told_to_have_left_and_nobody_else() -> None:
+    leaves = Expected(leaves=frozenset({0}))
+    assert "12: left: [0]" in judged((1, LEFT))
+    assert "12: left: []" in judged(expected=leaves)
+    assert judged((1, LEFT), expected=leaves) == ""
+    assert "failed: [0]" in judged((1, failed(0)), expected=leaves)
+
+
+def test_each_judgement_is_of_what_was_told_since_the_one_before() -> None:
+    judge = Judge(forgives=1.5)
+    for number in range(3):
+        judge.knows(number, f"id{number}")
+        judge.lives(number)
+    told = [(1, failed(0)), (0, elected(0, 8)), (0, elected(0, 8)), (1, CHANGED)]
+    told += [(2, joined("400.0.1", 1))]
+    for agent, event in told:
+        judge.hear(Told(0.0, agent, 1, event))
+    assert len(judge.judge(Expected(), 1.0)) == 4
+    assert judge.judge(Expected(), 1.0) == []
+    judge.hear(Told(1.0, 0, 1, elected(0, 8)))
+    assert "3: a claim" in judge.judge(Expected(), 2.0)[0]
+
+
 def test_a_claim_is_above_those_that_its_maker_could_know() -> None:
     assert judged((0, elected(0, 8)), (0, elected(0, 9))) == ""
     assert "3: a claim" in judged((0, elected(0, 8)), (0, elected(0, 8)))
     apart = [(0, elected(0, 8)), (1, elected(1, 8))]
     assert judged(*apart) == ""
-    heal = (0, {"event": "heal"})
+    heal = (0, HEAL)
     assert "3: a claim" in judged(*apart, heal, (0, elected(0, 8)))
     assert judged(*apart, heal, (0, elected(0, 9))) == ""
+
+
+def test_a_claim_is_above_the_one_that_was_held_before_anything_was_told() -> None:
+    assert "3: a claim" in judged((1, elected(1, 7)), led_by=2)
+    assert judged((1, elected(1, 8)), led_by=2) == ""
 
 
 def test_a_joiner_is_younger_than_all_whom_its_contact_knew() -> None:
@@ -223,6 +266,34 @@ def test_a_scenario_that_fails_prints_itself_what_was_told_and_its_seed() -> Non
     assert "'one dies', 3 agents\n    Kill(agent=1),\n    Settle(within=None),\n" in said
     assert "member_failed {'instance_id': 'node-1'" in said
     assert "net = SimNetwork(seed=5" in said
+
+
+class Fatal(SimStage):
+    """Where something kills, in a way that some would call gentle."""
+
+    def __init__(self, net: SimNetwork, what: type[Step]) -> None:
+        super().__init__(net)
+        self._what = what
+
+    def do(self, step: Step) -> None:
+        super().do(Kill(step.agent) if isinstance(step, self._what) else step)  # type: ignore[union-attr]
+
+
+def fatal(what: type[Step]) -> str:
+    scenario = Scenario("nothing happens", 3, (Wait(1.0),))
+    with pytest.raises(AssertionError) as error, SimNetwork(seed=5) as net:
+        play(scenario, Fatal(net, what))
+    return str(error.value)
+
+
+def test_every_scenario_ends_with_clocks_that_jump_and_kill_nobody() -> None:
+    assert "no longer there: [0, 1, 2]" in fatal(SetClock)
+
+
+def test_every_scenario_ends_with_a_leader_that_leaves_and_is_told_to_have_left() -> None:
+    said = fatal(Leave)
+    assert "failed: [0]" in said
+    assert "12: left: []" in said
 
 
 def test_what_never_settles_says_what_kept_it() -> None:
