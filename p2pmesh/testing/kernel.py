@@ -35,6 +35,8 @@ SYN_AGAIN_AFTER: Final = 1.0
 BREAKS_AFTER: Final = 15.0
 BACKLOG: Final = 1024
 PROXY: Final = -1  # the number of a host that every path leads to
+CROWD: Final = -2  # the number of one from which every path leads everywhere
+CROWD_WAITS: Final = 120.0
 #: Bytes that both kernels hold for a process that does not read, before the sender
 #: is told to pause; it goes on when a quarter is left.
 SOCKET_BUFFER: Final = 256 * 1024
@@ -71,6 +73,7 @@ class Host:
     address: str  # where it dials from, and listens
     is_listening: bool = False
     unaccepted: int = 0  # connections that the process has not taken yet
+    backlog: int = BACKLOG  # how many of them its kernel keeps
     boot: int = 0  # which process this is; what belongs to an earlier one is void
     own_error: bool = False  # its dials fail here: no descriptors, say
     has_proxy: bool = False  # something accepts at its address, whether it lives or not
@@ -230,6 +233,12 @@ class Kernel:
         self._clock.at(made.deadline, self._dial_failed, made, DialOutcome.TIMEOUT)
         self._send_syn(made, SYN_AGAIN_AFTER)
 
+    def besiege(self, host: Host, strangers: int) -> None:
+        """So many connect, and say nothing."""
+        crowd = Host(CROWD, _Mute(), "10.255.255.254:0")
+        for number in range(strangers):
+            self.dial(crowd, number, host.address, CROWD_WAITS)
+
     def _send_syn(self, made: _Connecting, gap: float) -> None:
         if made.is_over or made.host.boot != made.boot:
             return
@@ -247,7 +256,7 @@ class Kernel:
             return
         there = self.paths.is_open(made.host.number, target.number)
         back = self.paths.is_open(target.number, made.host.number)
-        if not there or not back or target.unaccepted >= BACKLOG or self._is_lost():
+        if not there or not back or self._is_lost():
             return
         if target.is_listening:
             self._clock.after(self._travel(), self._connected, made, target, target.boot)
@@ -261,6 +270,8 @@ class Kernel:
             return
         if target.boot != boot:  # it died meanwhile: a reset
             self._dial_failed(made, DialOutcome.REFUSED)
+            return
+        if target.unaccepted >= target.backlog:
             return
         target.unaccepted += 1
         mine, theirs = self._connect(made, target)

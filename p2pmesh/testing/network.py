@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.types import Agent, Candidate, Event, FoundBy, Life
 from p2pmesh.testing.clock import Clock
-from p2pmesh.testing.kernel import Kernel
+from p2pmesh.testing.kernel import BACKLOG, Kernel
 from p2pmesh.testing.node import SimNode, State, address
 from p2pmesh.testing.scenario import Scenario, Step
 
@@ -349,6 +349,14 @@ class SimNetwork:
         """All cuts and partitions are over.  Nobody is advertised anew: see
         ``discover``."""
         self._kernel.paths.heal()
+
+    @_step
+    def besiege(self, node: Which, strangers: int, *, backlog: int = BACKLOG) -> None:
+        """So many strangers connect to it at once, and say nothing; ``backlog`` is how many
+        connections its kernel keeps that it has not taken."""
+        host = self._node(node).host
+        host.backlog = backlog
+        self._kernel.besiege(host, strangers)
 
     @_step
     def set_loss(self, loss: float) -> None:

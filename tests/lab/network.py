@@ -124,9 +124,11 @@ class Host:
     def __init__(self, number: int, namespace: Namespace, bridge: Namespace, home: Path) -> None:
         self.address = f"10.77.0.{number}"
         self.home = home
-        #: What the bridge may know it by, as nftables writes it: with and without delay.
-        self.ports = f'{{ "p{number}", "q{number}" }}'
+        #: What the bridge may know it by, as nftables writes it: with and without delay, and
+        #: after a change of its interface.
+        self.ports = f'{{ "p{number}", "q{number}", "r{number}" }}'
         self._port = f"p{number}"  # the one that it is known by now
+        self._interface = "eth0"
         self._number = number
         self._namespace = namespace
         self._bridge = bridge
@@ -134,15 +136,20 @@ class Host:
         self._wire: Process | None = None
         # An address is usable at once: on a real host that has long been checked.
         namespace.set("ipv6/conf/default/accept_dad", 0)
-        bridge.ip(f"link add {self._port} type veth peer name eth0 netns {namespace.name}")
-        bridge.ip(f"link set {self._port} up")
-        self.plug_in()
         namespace.ip("link set lo up")
-        namespace.ip(f"addr add {self.address}/24 dev eth0")
-        namespace.ip(f"link set eth0 address 02:00:00:00:00:{number:02x} up")
-        namespace.ip(f"route add default via {_GATEWAY}")
+        self._connect(f"02:00:00:00:00:{number:02x}")
+
+    def _connect(self, mac: str) -> None:
+        """Makes the interface and its cable to the bridge."""
+        name, there = self._interface, self._namespace.name
+        self._bridge.ip(f"link add {self._port} type veth peer name {name} netns {there}")
+        self._bridge.ip(f"link set {self._port} up")
+        self.plug_in()
+        self._namespace.ip(f"addr add {self.address}/24 dev {name}")
+        self._namespace.ip(f"link set {name} address {mac}")
         # Packets leave one by one, as long as the network's, so that each is lost for itself.
-        namespace.ip("link set eth0 gso_max_segs 1")
+        self._namespace.ip(f"link set {name} gso_max_segs 1")
+        self.bring_up()
 
     def __repr__(self) -> str:
         return f"Host({self.address})"
@@ -197,9 +204,25 @@ class Host:
 
     def readdress(self, address: str) -> None:
         """It has this address instead of its own."""
-        self._namespace.ip(f"addr del {self.address}/24 dev eth0")
-        self._namespace.ip(f"addr add {address}/24 dev eth0")
+        self._namespace.ip(f"addr del {self.address}/24 dev {self._interface}")
+        self._namespace.ip(f"addr add {address}/24 dev {self._interface}")
         self.address = address
+
+    def change_interface(self, name: str, address: str) -> None:
+        """It has this interface and this address instead of its own: Wi-Fi, not a cable, say.
+        Not for a host whose cable is slow."""
+        self._namespace.ip(f"link delete {self._interface}")
+        self._interface, self._port, self.address = name, f"r{self._number}", address
+        self._connect(f"02:00:00:00:01:{self._number:02x}")
+
+    def take_down(self) -> None:
+        """Its interface is down: there is no way out, and who asks its kernel is told."""
+        self._namespace.ip(f"link set {self._interface} down")
+
+    def bring_up(self) -> None:
+        """The opposite of ``take_down``; routes are made anew."""
+        self._namespace.ip(f"link set {self._interface} up")
+        self._namespace.ip(f"route add default via {_GATEWAY}")
 
     def add_container_bridge(self) -> None:
         """A bridge as docker makes it, with the address that it has on every host."""

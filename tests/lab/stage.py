@@ -12,14 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from p2pmesh.protocol.timing import LEAVE_TIMEOUT
 from tests.lab.network import CONTAINER_BRIDGE, Host, Lab
 from tests.lab.starving import Starvation
 from tests.processes import HANG_GUARD, Process, eventually
 from tests.scenarios.judge import Told, View, life_of
 from tests.scenarios.steps import (
+    BACKLOG,
     Add,
     Besiege,
+    BringUp,
     Busy,
+    ChangeInterface,
     Copy,
     Cut,
     CutOneWay,
@@ -41,6 +45,7 @@ from tests.scenarios.steps import (
     Starve,
     Step,
     Stop,
+    TakeDown,
     Unplug,
     Wait,
     Wake,
@@ -48,9 +53,9 @@ from tests.scenarios.steps import (
 
 #: A machine that does much else takes several times as long; nothing rests on how long.
 SLOWNESS: Final = 4.0
-BACKLOG: Final = 100
 _MET_AFTER: Final = 2.5  # each ring neighbour has been dialled once
 _LOOKS: Final = 0.05
+_LEAVES_WITHIN: Final = LEAVE_TIMEOUT + 1.0
 _NOTHING_YET: Final = View("", "", (), "", frozenset(), None, None, False)
 
 
@@ -182,8 +187,14 @@ class LabStage:
                 self._host(agent).plug_in()
             case Readdress(agent):
                 host = self._host(agent)
-                network, _, number = host.address.rpartition(".")
-                host.readdress(f"{network}.{int(number) + 100}")
+                host.readdress(_another(host.address))
+            case ChangeInterface(agent):
+                host = self._host(agent)
+                host.change_interface("wlan0", _another(host.address))
+            case TakeDown(agent):
+                self._host(agent).take_down()
+            case BringUp(agent):
+                self._host(agent).bring_up()
             case Besiege(agent, strangers):
                 self._besiege(agent, strangers)
             case Wait(seconds, real):
@@ -206,7 +217,7 @@ class LabStage:
                 agent.process.kill()
             case Leave():
                 asked_at = time.monotonic()
-                assert agent.process.leave() == 0
+                assert agent.process.leave(_LEAVES_WITHIN * SLOWNESS) == 0
                 print(f"{step}: took {time.monotonic() - asked_at:.2f} s")
             case Start():
                 self._listen()
@@ -298,3 +309,8 @@ class LabStage:
 
     def now(self) -> float:
         return time.monotonic()
+
+
+def _another(address: str) -> str:
+    network, _, number = address.rpartition(".")
+    return f"{network}.{int(number) + 100}"

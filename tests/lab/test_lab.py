@@ -185,15 +185,15 @@ def test_multicast_respects_a_one_way_cut(lab: Lab) -> None:
 def test_the_end_of_a_lab_ends_its_processes_and_removes_its_hosts(
     system: None, tmp_path: Path
 ) -> None:
-    before = existing()
+    before = labs_of(os.getpid())
     with Lab(tmp_path) as lab:
         (host,) = lab.hosts(1)
         stubborn = host.start(sys.executable, "-c", STUBBORN).event("ready")["pid"]
         slow = host.start(*PROBE, "echo")
         slow.event("ready")
         slow.signal(signal.SIGSTOP)
-        assert len(existing() - before) == 2
-    assert existing() <= before
+        assert len(labs_of(os.getpid()) - before) == 2
+    assert labs_of(os.getpid()) == before
     assert is_gone(stubborn)
     assert is_gone(slow.pid)
 

@@ -15,7 +15,9 @@ from tests.scenarios.steps import (
     IN_2038,
     Add,
     Besiege,
+    BringUp,
     Busy,
+    ChangeInterface,
     Copy,
     Cut,
     CutOneWay,
@@ -39,6 +41,7 @@ from tests.scenarios.steps import (
     Starve,
     Step,
     Stop,
+    TakeDown,
     Unplug,
     Wait,
     Wake,
@@ -86,7 +89,7 @@ SPLITS: Final = (
     split("a split in three", (0, 1), (2, 3), (4, 5), is_real=True),
     split("a split in three", (0, 3, 6), (1, 4, 7, 9), (2, 5, 8)),
     split("the oldest against all", (0,), (1, 2, 3, 4), is_real=True),
-    split("the youngest against all", (0, 1, 2), (3,)),
+    split("the youngest against all", (0, 1, 2), (3,), is_real=True),
     split("the leader with the few", (0, 1, 2), (3, 4, 5, 6, 7, 8, 9)),
     split("the leader with the many", (0, 2, 3, 4, 6, 7, 8), (1, 5, 9)),
     split("every other one", (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)),
@@ -135,7 +138,9 @@ SPLITS: Final = (
 # --- some paths -------------------------------------------------------------------------
 
 
-def between(name: str, count: int, *cuts: Step, is_real: bool = False) -> Scenario:
+def between(
+    name: str, count: int, *cuts: Step, is_real: bool = False, real: float | None = 20.0
+) -> Scenario:
     """Others reach both ends of these cuts, for two minutes: each lives on by their word."""
     ends = {
         agent
@@ -145,7 +150,7 @@ def between(name: str, count: int, *cuts: Step, is_real: bool = False) -> Scenar
     return Scenario(
         f"{name}, {count} agents",
         count,
-        (*cuts, Wait(120.0, real=20.0), Heal(), Settle()),
+        (*cuts, Wait(120.0, real=real), Heal(), Settle()),
         Expected(
             may_fail=frozenset(ends),
             leader_changes=1,
@@ -168,7 +173,7 @@ PATHS: Final = (
     between("two who do not reach each other", 4, Cut(0, 1)),
     between("two who do not reach each other", 6, Cut(0, 1)),
     between("two who do not reach each other", 10, Cut(2, 7)),
-    between("the leader is not heard by one", 3, CutOneWay(0, 1), is_real=True),
+    between("the leader is not heard by one", 3, CutOneWay(0, 1), is_real=True, real=None),
     between("the leader does not hear one", 3, CutOneWay(1, 0), is_real=True),
     between("the leader is not heard by one", 6, CutOneWay(0, 1)),
     between("the leader does not hear one", 10, CutOneWay(1, 0)),
@@ -186,11 +191,20 @@ PATHS: Final = (
         5,
         (Unplug(0), Settle(), PlugIn(0), Settle()),
         Expected(fails=all_of(5), evidence=UNREACHABLE, leader_changes=2),
+        is_real=True,
+    ),
+    Scenario(
+        "the interface of one goes down, and comes up again",
+        4,
+        (TakeDown(1), Settle(), BringUp(1), Settle()),
+        Expected(fails=all_of(4), evidence=UNREACHABLE, leader_changes=2),
+        is_real=True,
     ),
     Scenario(
         "a fifth of all packets is lost for a minute",
         6,
-        (Lose(0.2), Wait(60.0), Heal(), Settle()),
+        (Lose(0.2), Wait(60.0, real=20.0), Heal(), Settle()),
+        is_real=True,
     ),
 )
 
@@ -202,6 +216,13 @@ ADDRESSES: Final = (
         "the leader's host gets another address",
         4,
         (Readdress(0), Wait(10.0), Settle()),
+        Expected(may_fail=only(0), leader_changes=2),
+        is_real=True,
+    ),
+    Scenario(
+        "the leader goes from one interface to another",
+        4,
+        (ChangeInterface(0), Wait(10.0), Settle()),
         Expected(may_fail=only(0), leader_changes=2),
         is_real=True,
     ),
@@ -253,6 +274,7 @@ RESTARTS: Final = (
         5,
         rolling(Kill, 5),
         Expected(fails=all_of(5), evidence=REFUSED, leader_changes=5),
+        is_real=True,
     ),
     Scenario(
         "all die and come back at once",
@@ -267,6 +289,7 @@ RESTARTS: Final = (
         4,
         (Kill(2), Start(2), Settle()),
         Expected(may_fail=only(2), evidence=REFUSED),
+        is_real=True,
     ),
     Scenario(
         "an identity is copied while it lives",
@@ -278,8 +301,9 @@ RESTARTS: Final = (
     Scenario(
         "an identity is copied to the other side of a split",
         4,
-        (Split(((2, 3), (0, 1))), Settle(), Copy(1), Wait(10.0), Heal(), Settle()),
+        (Split(((2, 3), (0, 1))), Settle(), Copy(1), Wait(10.0, real=4.0), Heal(), Settle()),
         Expected(fails=all_of(4), leader_changes=2, new_lives=only(1, 4), notices=DOUBLE),
+        is_real=True,
     ),
 )
 
@@ -320,21 +344,36 @@ TIME: Final = (
     Scenario(
         "the leader is stopped for longer than the grace",
         5,
-        (Stop(0), Settle(), Wait(10.0), Resume(0), Settle()),
+        (Stop(0), Settle(), Wait(10.0, real=1.0), Resume(0), Settle()),
         Expected(fails=only(0), evidence=STALLED, leader_changes=2),
+        is_real=True,
     ),
     Scenario(
         "the leader's machine sleeps",
         4,
-        (Sleep(0), Settle(), Wait(600.0, real=10.0), Wake(0), Settle()),
+        (Sleep(0), Settle(), Wait(600.0, real=14.0), Wake(0), Settle()),
         Expected(fails=only(0), evidence=UNREACHABLE, leader_changes=2),
         is_real=True,
     ),
     Scenario(
         "one sleeps while another dies and a third leaves",
         6,
-        (Sleep(1), Wait(10.0), Kill(2), Leave(3), Wait(60.0), Wake(1), Settle()),
+        (Sleep(1), Wait(10.0), Kill(2), Leave(3), Wait(60.0, real=10.0), Wake(1), Settle()),
         Expected(fails=only(1, 2), leaves=only(3)),
+        is_real=True,
+    ),
+    Scenario(
+        "all machines sleep, and wake at once",
+        4,
+        (
+            *map(Sleep, range(4)),
+            Wait(600.0, real=16.0),
+            *map(Wake, range(4)),
+            Wait(6.0),
+            Settle(),
+        ),
+        Expected(leader_changes=1),  # the same one leads, under a new epoch
+        is_real=True,
     ),
     starved(0.5, 0.5, 0, 4),
     starved(0.2, 1.0, 0, 4),

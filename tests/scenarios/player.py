@@ -17,6 +17,7 @@ from tests.scenarios.steps import (
     IN_1970,
     IN_2038,
     Add,
+    BringUp,
     Copy,
     Expected,
     Heal,
@@ -33,6 +34,7 @@ from tests.scenarios.steps import (
     Start,
     Step,
     Stop,
+    TakeDown,
     Unplug,
     Wait,
     Wake,
@@ -95,9 +97,9 @@ class World:
                 self._sides = sides
             case Heal():
                 self._sides = ()
-            case Unplug(agent):
+            case Unplug(agent) | TakeDown(agent):
                 self._unplugged.add(agent)
-            case PlugIn(agent):
+            case PlugIn(agent) | BringUp(agent):
                 self._unplugged.discard(agent)
             case Kill(agent) | Leave(agent):
                 self.living.discard(agent)

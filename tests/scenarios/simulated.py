@@ -13,9 +13,12 @@ from p2pmesh.testing import SimNetwork, SimNode
 from p2pmesh.testing.node import BEGINNING
 from tests.scenarios.judge import Told, View, life_of
 from tests.scenarios.steps import (
+    BACKLOG,
     Add,
     Besiege,
+    BringUp,
     Busy,
+    ChangeInterface,
     Copy,
     Cut,
     CutOneWay,
@@ -37,15 +40,18 @@ from tests.scenarios.steps import (
     Starve,
     Step,
     Stop,
+    TakeDown,
     Unplug,
     Wait,
     Wake,
 )
 
-#: What only a real process can do, or its kernel.
-REAL_ONLY: Final = (Besiege, Busy, Fork, HoldInterpreter)
+#: What only a real process can do: of its child's memory and files nobody else sees anything.
+REAL_ONLY: Final = (Fork,)
 #: True time, as ``SetClock`` means it (unix seconds).
 TRUE_TIME: Final = BEGINNING / 1000
+#: What is left of a host's addresses when its only interface is down.
+LOOPBACK: Final = "127.0.0.1:8078"
 _MET_AFTER: Final = 3.0  # each ring neighbour has been dialled once
 
 
@@ -93,8 +99,17 @@ class SimStage:
                 net.unplug(agent)
             case PlugIn(agent):
                 net.plug_in(agent)
-            case Readdress(agent):
+            case Readdress(agent) | ChangeInterface(agent):
                 net.readdress(agent)
+            case TakeDown(agent):
+                net.unplug(agent)
+                net.command(agent, "addresses_changed", addresses=(LOOPBACK,))
+            case BringUp(agent):
+                net.plug_in(agent)
+                addresses = (net.nodes[agent].address,)
+                net.command(agent, "addresses_changed", addresses=addresses)
+            case Besiege(agent, strangers):
+                net.besiege(agent, strangers, backlog=BACKLOG)
             case SetClock(agent, ahead):
                 net.set_wall(agent, round(ahead * 1000))
             case Wait(seconds):
@@ -129,6 +144,8 @@ class SimStage:
                 net.wake(agent)
             case Starve(agent, runs, stops, seconds):
                 net.starve(agent, runs=runs, stops=stops, seconds=seconds)
+            case Busy(agent, seconds) | HoldInterpreter(agent, seconds):
+                net.starve(agent, runs=0.0, stops=seconds, seconds=seconds)
             case _:
                 raise AssertionError(f"not in the simulator: {step}")
 

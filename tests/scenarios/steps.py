@@ -16,6 +16,7 @@ DAY: Final = 86_400.0
 _NOW: Final = 1_790_000_000.0  # when these are played, near enough: the end of 2026
 IN_1970: Final = 60.0 - _NOW
 IN_2038: Final = 2_147_483_648.0 - _NOW
+BACKLOG: Final = 100
 
 # --- the network ----------------------------------------------------------------------
 
@@ -70,6 +71,27 @@ class PlugIn:
 @dataclass(frozen=True, slots=True)
 class Readdress:
     """Its host has another address, instead of the one that it had."""
+
+    agent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeInterface:
+    """Its host is on the network by another interface than before, under another address."""
+
+    agent: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeDown:
+    """The interface of its host is down, and its own kernel says so."""
+
+    agent: int
+
+
+@dataclass(frozen=True, slots=True)
+class BringUp:
+    """It is up again, with the address that it had."""
 
     agent: int
 
@@ -178,8 +200,8 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Besiege:
-    """So many strangers connect at once, and say nothing.  Its kernel keeps 100 connections that
-    its process has not taken."""
+    """So many strangers connect at once, and say nothing.  Its kernel keeps ``BACKLOG``
+    connections that its process has not taken."""
 
     agent: int
     strangers: int
@@ -213,7 +235,8 @@ class Settle:
 
 
 Step: TypeAlias = (
-    Split | Cut | CutOneWay | Lose | Heal | Unplug | PlugIn | Readdress
+    Split | Cut | CutOneWay | Lose | Heal
+    | Unplug | PlugIn | Readdress | ChangeInterface | TakeDown | BringUp
     | Kill | Leave | Start | Add | Copy | Replace | Stop | Resume | Sleep | Wake
     | Starve | Busy | HoldInterpreter | Fork | Besiege | SetClock
     | Wait | Settle

@@ -126,6 +126,18 @@ def test_a_full_backlog_drops_the_dial() -> None:
     assert world.one.told == [(DIAL, "failed", DialOutcome.TIMEOUT)]
 
 
+def test_strangers_get_as_far_as_the_backlog_and_leave_no_place_to_others() -> None:
+    world = World()
+    world.other.is_stopped = True
+    world.other.host.backlog = 3
+    world.kernel.besiege(world.other.host, 5)
+    world.run(0.1)
+    assert world.other.host.unaccepted == 3
+    world.dial()
+    world.run(2 * DIAL)
+    assert world.one.what() == ["failed"]
+
+
 def test_a_dead_process_refuses_within_a_round_trip() -> None:
     world = World()
     world.kernel.die(world.other.host)
