@@ -1,4 +1,4 @@
-"""The page of guarantees cites tests that exist."""
+"""The pages of guarantees and of scenarios cite tests that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "guarantees.md").read_text()
 PROMISES = [line for line in TEXT.splitlines() if line.startswith("| ")]
-CITED = sorted(set(re.findall(r"`(tests/[^`]*::[^`]*)`", TEXT)))
+SCENARIOS = (ROOT / "docs" / "scenarios.md").read_text()
+CITED = sorted(set(re.findall(r"`(tests/[^`]*::[^`]*)`", TEXT + SCENARIOS)))
 
 
 @pytest.mark.parametrize("cited", CITED)

@@ -1,0 +1,46 @@
+"""The page of scenarios lists the catalogue as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.scenarios.catalogue import CATALOGUE
+from tests.scenarios.simulated import can_play
+from tests.scenarios.steps import Scenario
+
+PAGE = (Path(__file__).parents[1] / "docs" / "scenarios.md").read_text()
+LISTED = [line for line in PAGE.splitlines() if re.match(r"\| `[^`]*` \| (yes|no) \|", line)]
+
+
+def row(scenario: Scenario) -> str:
+    expected = scenario.expected
+    everybody = frozenset(range(scenario.agents))
+    dead = agents(expected.fails, everybody)
+    if expected.may_fail:
+        dead = f"at most {agents(expected.may_fail, everybody)}, until heard again"
+    cells = [
+        f"`{scenario.name}`",
+        "yes" if can_play(scenario) else "no",
+        "yes" if scenario.is_real else "no",
+        dead,
+        str(expected.leader_changes),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def agents(numbers: frozenset[int], everybody: frozenset[int]) -> str:
+    if numbers == everybody:
+        return "all"
+    return ", ".join(map(str, sorted(numbers))) or "nobody"
+
+
+def test_each_scenario_is_listed_once_with_where_it_is_played_and_what_may_come_of_it() -> None:
+    assert sorted(LISTED) == sorted(map(row, CATALOGUE))
+
+
+def test_how_many_there_are_is_true() -> None:
+    simulated = sum(map(can_play, CATALOGUE))
+    real = sum(scenario.is_real for scenario in CATALOGUE)
+    counted = f"{len(CATALOGUE)} scenarios, {simulated} in the simulator and {real} in the lab"
+    assert counted in PAGE.replace("\n", " ")
