@@ -131,8 +131,11 @@ leaving: asyncio.Event
 class Member:
     """One process, and the lines that it printed."""
 
-    def __init__(self, number: int, home: Path, prefix: Sequence[str] = ()) -> None:
-        self.name = f"a{number}"
+    #: How it is asked to leave.
+    leaving = signal.SIGTERM
+
+    def __init__(self, name: str, command: Sequence[str], home: Path) -> None:
+        self.name = name
         variables = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(home),
@@ -140,7 +143,7 @@ class Member:
             "P2PMESH_RUNTIME_DIR": str(home / "run"),
         }
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, __file__],
+            command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=variables, text=True, bufsize=1,
         )  # fmt: skip
@@ -151,28 +154,39 @@ class Member:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._arrived.put(json.loads(line))
+            for said in self.heard(line):
+                self._arrived.put(said)
         self._arrived.put(None)
+
+    def heard(self, line: str) -> list[dict[str, Any]]:
+        """What the process says with that line of its output."""
+        return [json.loads(line)]
 
     def order(self, **what: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
 
-    def wait(self, event: str, since: float = 0.0, **fields: Any) -> dict[str, Any]:
-        """The first such line that was said at ``since`` (unix seconds) or later."""
+    def wait(self, event: str | Sequence[str], since: float = 0.0, **fields: Any) -> dict[str, Any]:
+        """The first line of such an event, or of one of these, that was said at ``since``
+        (unix seconds) or later."""
+        events = (event,) if isinstance(event, str) else event
         until = time.monotonic() + GUARD
         seen = 0
         while True:
             for line in self.lines[seen:]:
                 if (
-                    line["event"] == event
+                    line["event"] in events
                     and line.get("t", since) >= since
                     and all(line.get(field) == value for field, value in fields.items())
                 ):
                     return line
             seen = len(self.lines)
-            line = self._arrived.get(timeout=max(0.01, until - time.monotonic()))
+            try:
+                line = self._arrived.get(timeout=max(0.01, until - time.monotonic()))
+            except queue.Empty:
+                text = f"{self.name} did not say {event} {fields} in {GUARD:.0f} s"
+                raise TimeoutError(text) from None
             if line is None:
                 raise RuntimeError(f"{self.name} ended and never said {event} {fields}")
             self.lines.append(line)
@@ -199,6 +213,9 @@ class Member:
     def resident(self) -> int:
         """Bytes of memory that it has."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
+
+    def leave(self) -> None:
+        self.process.send_signal(self.leaving)
 
     def end(self) -> None:
         self.process.kill()
@@ -232,10 +249,13 @@ class Fleet:
 
     def make(self, prefix: Sequence[str] = ()) -> Member:
         """One more process, at the barrier as soon as it says ``ready``."""
-        member = Member(self._made, self._home, prefix)
+        member = self.member(f"a{self._made}", prefix)
         self._made += 1
         self.members.append(member)
         return member
+
+    def member(self, name: str, prefix: Sequence[str]) -> Member:
+        return Member(name, [*prefix, sys.executable, __file__], self._home)
 
     def settings(self, name: str, **more: Any) -> dict[str, Any]:
         return {**self._settings, "name": name, "instance_id": name, **more}

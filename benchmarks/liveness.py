@@ -8,6 +8,7 @@ observer.  Rows:
     L4   10 s in a handler that sleeps, 10 s busy, 5 s with the GIL, 10 s stopped: deaths
     L5   kill -9 of the leader of N: until all others follow one and the same other
     L5t  the same, and it leaves on SIGTERM
+    L5g  one of N leaves when it is asked to: until all others say that it is gone
     L6   an even split of six hosts for 10 s: from its end until all follow the oldest
     L7   two hosts, nothing but mDNS: from the order to start the second, which has
          imported everything, until both see both
@@ -17,19 +18,25 @@ observer.  Rows:
     S3   8 processes of 125 nodes: from the order until all see all
 
     python benchmarks/liveness.py --rows L1,L5 --sizes 10,50,100 --samples 100
+    python benchmarks/liveness.py --rows L1,L5g,L8 --sizes 10,50 --systems p2pmesh,serf,kinship
+
+The second command measures beside other systems (``benchmarks/peers.py``), one fleet at
+a time, in ``--turns`` of some samples each; what cannot be had is left out and said.
 
 Prints one JSON line a result, then a table.  With ``--out FILE`` results are appended
 there, and what it holds already is not measured again.  A death of somebody who was
-alive is counted in every row as ``false_deaths``.  ``--quick`` takes two samples of
-each row with five processes.
+alive, or who left, is counted in every row as ``false_deaths``.  ``--quick`` takes two
+samples of each row with five processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -40,11 +47,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import peers
 from benchmarks.fleet import Fleet, Member, quantile
 from tests.lab.network import Host, Lab
 
 Result = dict[str, Any]
 QUIET = 2.0
+GONE = ("member_left", "member_failed")
 #: What is asked for: which figure of a row, and what it may be at most.
 TARGETS = {
     "L1": {"p50": 0.3, "p99": 1.0, "false_deaths": 0},
@@ -52,6 +61,7 @@ TARGETS = {
     "L4": {"false_deaths": 0},
     "L5": {"p99": 1.0, "false_deaths": 0},
     "L5t": {"p99": 0.2, "false_deaths": 0},
+    "L5g": {"p99": 0.2, "false_deaths": 0},
     "L6": {"worst": 5.0},
     "L7": {"p50": 0.2},
     "L8": {"worst": 2.0, "false_deaths": 0},
@@ -88,8 +98,8 @@ def deaths(fleet: Fleet, dead: set[str]) -> int:
 
 
 @contextmanager
-def fleet_of(size: int, **settings: Any) -> Iterator[Fleet]:
-    with scratch() as directory, Fleet(directory, **settings) as fleet:
+def fleet_of(size: int, system: str = "p2pmesh") -> Iterator[Fleet]:
+    with scratch() as directory, peers.fleet(system, directory) as fleet:
         fleet.quiet = QUIET
         fleet.start(size, said=progress)
         yield fleet
@@ -122,12 +132,12 @@ def on(host: Host, fleet: Fleet, count: int = 0) -> Member:
 # --- deaths and leaders -----------------------------------------------------------
 
 
-def killed(size: int, samples: int) -> Result:
+def killed(size: int, samples: int, system: str = "p2pmesh") -> Result:
     taken: list[float] = []
     dead: set[str] = set()
-    with fleet_of(size) as fleet:
+    with fleet_of(size, system) as fleet:
         for number in range(samples):
-            progress(f"L1 N={size}: {number} of {samples}")
+            progress(f"L1 {system} N={size}: {number} of {samples}")
             victim = random.choice(fleet.members)
             began = time.time()
             victim.process.kill()
@@ -135,8 +145,26 @@ def killed(size: int, samples: int) -> Result:
             dead.add(victim.name)
             known = [each.wait("member_failed", began, of=victim.name) for each in fleet.members]
             taken.append(max(line["t"] for line in known) - began)
-            fleet.start(1)
+            if number + 1 < samples:
+                fleet.start(1)
         return spread(taken, deaths(fleet, dead))
+
+
+def left(size: int, samples: int, system: str = "p2pmesh") -> Result:
+    taken: list[float] = []
+    with fleet_of(size, system) as fleet:
+        for number in range(samples):
+            progress(f"L5g {system} N={size}: {number} of {samples}")
+            leaver = random.choice(fleet.members)
+            others = [member for member in fleet.members if member is not leaver]
+            began = time.time()
+            leaver.leave()
+            known = [each.wait(GONE, began, of=leaver.name) for each in others]
+            taken.append(max(line["t"] for line in known) - began)
+            fleet.drop(leaver)
+            if number + 1 < samples:
+                fleet.start(1)
+        return spread(taken, deaths(fleet, set()))
 
 
 def _leaders(size: int, samples: int, signum: signal.Signals) -> Result:
@@ -251,12 +279,12 @@ def met(size: int, samples: int) -> Result:
     return spread(taken, 0)
 
 
-def cold(size: int, samples: int) -> Result:
+def cold(size: int, samples: int, system: str = "p2pmesh") -> Result:
     taken: list[float] = []
     wrong = 0
     for number in range(samples):
-        progress(f"L8 N={size}: {number} of {samples}")
-        with scratch() as directory, Fleet(directory) as fleet:
+        progress(f"L8 {system} N={size}: {number} of {samples}")
+        with scratch() as directory, peers.fleet(system, directory) as fleet:
             members = [fleet.make() for _ in range(size)]
             for member in members:
                 member.wait("ready")
@@ -293,14 +321,18 @@ def thousand(size: int, samples: int) -> Result:
 # --- idling -----------------------------------------------------------------------
 
 
-def traffic(size: int, samples: int) -> Result:
+def traffic(size: int, samples: int, system: str = "p2pmesh") -> Result:
     """All on one host: whatever is on its loopback is theirs, acknowledgements included."""
     seconds = 30.0 if samples > 2 else 5.0
-    with lab_of(1) as (_, (host,), _), scratch() as directory, Fleet(directory) as fleet:
+    with (
+        lab_of(1) as (_, (host,), _),
+        scratch() as directory,
+        peers.fleet(system, directory) as fleet,
+    ):
         for _ in range(size):
             member = on(host, fleet)
             member.wait("joined")
-            progress(f"L9: started {len(fleet.members)} of {size}")
+            progress(f"L9 {system}: started {len(fleet.members)} of {size}")
         fleet.settle()
         time.sleep(10 if samples > 2 else 1)
         packets, sent = _loopback(host)
@@ -320,9 +352,10 @@ def _loopback(host: Host) -> tuple[int, int]:
     return int(fields[10]), int(fields[9])  # packets and bytes sent
 
 
-def idle(size: int, samples: int) -> Result:
+def idle(size: int, samples: int, system: str = "p2pmesh") -> Result:
     seconds = 30.0 if samples > 2 else 3.0
-    with fleet_of(size) as fleet:
+    with fleet_of(size, system) as fleet:
+        progress(f"L10 {system} N={size}")
         time.sleep(10 if samples > 2 else 1)
         before = sum(member.cpu for member in fleet.members)
         time.sleep(seconds)
@@ -334,12 +367,13 @@ def idle(size: int, samples: int) -> Result:
         }
 
 
-ROWS: dict[str, tuple[Callable[[int, int], Result], tuple[int, ...]]] = {
+ROWS: dict[str, tuple[Callable[..., Result], tuple[int, ...]]] = {
     "L1": (killed, (10, 50, 100)),
     "L2": (unplugged, (20,)),
     "L4": (stalls, (5,)),
     "L5": (leader_killed, (50,)),
     "L5t": (leader_leaves, (50,)),
+    "L5g": (left, (50,)),
     "L6": (split, (6,)),
     "L7": (met, (2,)),
     "L8": (cold, (100,)),
@@ -348,7 +382,55 @@ ROWS: dict[str, tuple[Callable[[int, int], Result], tuple[int, ...]]] = {
     "S3": (thousand, (8,)),
 }
 #: Each with few processes, and as anybody: what ``--quick`` looks at.
-QUICK = {"L1": 5, "L5": 5, "L5t": 5, "L8": 5, "L10": 5}
+QUICK = {"L1": 5, "L5": 5, "L5t": 5, "L5g": 5, "L8": 5, "L10": 5}
+#: What other systems have too: they know neither leaders nor mDNS.
+SHARED = ("L1", "L5g", "L8", "L9", "L10")
+
+
+def in_turns(row: str, size: int, samples: int, systems: list[str], turns: int) -> list[Result]:
+    """Some samples of each system, again and again; one result a system."""
+    measure, _ = ROWS[row]
+    each = max(1, samples // turns)
+    found: dict[str, list[Result]] = {system: [] for system in systems}
+    load: dict[str, list[float]] = {system: [] for system in systems}
+    for _ in range(turns):
+        for system, parts in found.items():
+            more = () if system == "p2pmesh" else (system,)
+            parts.append(measure(size, each, *more))
+            load[system].append(os.getloadavg()[0])
+    return [
+        {
+            "row": row,
+            "size": size,
+            "system": system,
+            **merged(parts),
+            "load": round(statistics.median(load[system]), 1),
+        }
+        for system, parts in found.items()
+    ]
+
+
+def merged(parts: list[Result]) -> Result:
+    """One result of many: all samples together, or the median of what has none."""
+    if len(parts) == 1:
+        return parts[0]
+    if "all" in parts[0]:
+        samples = [sample for part in parts for sample in part["all"]]
+        return spread(samples, sum(part["false_deaths"] for part in parts))
+    return {key: round(statistics.median(part[key] for part in parts), 3) for key in parts[0]}
+
+
+def available(systems: list[str]) -> list[str]:
+    """Those of the systems that can be had."""
+    had = []
+    for system in systems:
+        try:
+            peers.install(system)
+        except peers.Missing as missing:
+            print(f"{system} is left out: {missing}", file=sys.stderr)
+        else:
+            had.append(system)
+    return had
 
 
 def verdict(row: str, result: Result) -> bool:
@@ -356,17 +438,32 @@ def verdict(row: str, result: Result) -> bool:
 
 
 def table(results: list[Result]) -> str:
-    lines = [f"{'row':5}{'N':>5}  {'figures':62}{'asked for':34}"]
+    lines = [f"{'row':5}{'N':>5}  {'system':15}{'to ours':>8}  {'figures':84}{'asked for':34}"]
     for result in results:
+        system = result.get("system", "p2pmesh")
         shown = {
             key: value
             for key, value in result.items()
-            if key not in ("row", "size", "all", "holds", "quick")
+            if key not in ("row", "size", "system", "all", "holds", "quick")
         }
         figures = " ".join(f"{key}={value}" for key, value in shown.items())
-        asked = " ".join(f"{key}≤{value}" for key, value in TARGETS[result["row"]].items())
-        lines.append(f"{result['row']:5}{result['size']:5}  {figures:62}{asked:34}")
+        asked = TARGETS[result["row"]] if system == "p2pmesh" else {}
+        lines.append(
+            f"{result['row']:5}{result['size']:5}  {system:15}{beside_ours(result, results):>8}  "
+            f"{figures:84}{' '.join(f'{key}≤{value}' for key, value in asked.items()):34}".rstrip()
+        )
     return "\n".join(lines)
+
+
+def beside_ours(result: Result, results: list[Result]) -> str:
+    """How many times our figure it has: the row's first."""
+    figure = next(key for key in ("p50", "bytes_per_s", "cpu_percent", "row") if key in result)
+    for ours in results:
+        same = (ours["row"], ours["size"]) == (result["row"], result["size"])
+        is_ours = ours.get("system", "p2pmesh") == "p2pmesh"
+        if same and is_ours and ours is not result and ours.get(figure):
+            return f"{result[figure] / ours[figure]:.2f}×"
+    return ""
 
 
 def known(out: Path | None) -> list[Result]:
@@ -380,37 +477,45 @@ def main() -> None:
     parser.add_argument("--rows", help="default: all")
     parser.add_argument("--sizes", help="of L1, L5, L8 …; default: as the targets say")
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--systems", default="p2pmesh", help=f"of {', '.join(peers.SYSTEMS)}")
+    parser.add_argument("--turns", type=int, default=5, help="of each system, if there are many")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     global QUIET
     QUIET = 0.3 if options.quick else QUIET
     rows = options.rows.split(",") if options.rows else list(QUICK if options.quick else ROWS)
+    if not set(systems := options.systems.split(",")) <= set(peers.SYSTEMS):
+        parser.error(f"systems are {', '.join(peers.SYSTEMS)}")
+    systems = available(systems)
     results = known(options.out)
-    done = {(result["row"], result["size"]) for result in results}
+    done = {(result["row"], result["size"], result.get("system", "p2pmesh")) for result in results}
     for row in rows:
-        measure, sizes = ROWS[row]
+        sizes = ROWS[row][1]
         if options.quick:
             sizes = (QUICK.get(row, sizes[0]),)
         elif options.sizes:
             sizes = tuple(map(int, options.sizes.split(",")))
         for size in sizes:
-            if (row, size) in done:
+            todo = [
+                system
+                for system in systems
+                if (row, size, system) not in done and (system == "p2pmesh" or row in SHARED)
+            ]
+            if not todo:
                 continue
-            result = {
-                "row": row,
-                "size": size,
-                **measure(size, 2 if options.quick else options.samples),
-            }
-            progress("")
-            print("\r", end="", file=sys.stderr)
-            if not options.quick:
-                result["holds"] = verdict(row, result)
-            print(json.dumps(result), flush=True)
-            results.append(result)
-            if options.out is not None:
-                with options.out.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+            samples = 2 if options.quick else options.samples
+            turns = 1 if options.quick or len(todo) == 1 else options.turns
+            for result in in_turns(row, size, samples, todo, turns):
+                progress("")
+                print("\r", end="", file=sys.stderr)
+                if not options.quick and result["system"] == "p2pmesh":
+                    result["holds"] = verdict(row, result)
+                print(json.dumps(result), flush=True)
+                results.append(result)
+                if options.out is not None:
+                    with options.out.open("a") as file:
+                        file.write(json.dumps(result) + "\n")
     print(table(results))
 
 

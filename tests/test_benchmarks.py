@@ -16,13 +16,20 @@ from tests.processes import environment
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def quick(benchmark: str, home: Path, *flags: str) -> dict[str, Any]:
-    """The results of a quick run, by row."""
+def run(benchmark: str, home: Path, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """A quick run, with more variables in its environment."""
     command = [sys.executable, str(BENCHMARKS / benchmark), "--quick", *flags]
+    variables = {**environment(home), **more}
     done = subprocess.run(
-        command, env=environment(home), capture_output=True, text=True, timeout=120, check=False
+        command, env=variables, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def quick(benchmark: str, home: Path, *flags: str) -> dict[str, Any]:
+    """The results of a quick run, by row."""
+    done = run(benchmark, home, *flags)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {result["row"]: result for result in results}
 
@@ -32,6 +39,14 @@ def test_a_quick_look_at_liveness_prints_what_it_measured(home: Path) -> None:
     assert set(results) == {"L1", "L5t", "L10"}
     assert all(results[row]["worst"] > 0 for row in ("L1", "L5t"))
     assert results["L10"]["resident_mb"] > 10
+
+
+def test_a_system_that_cannot_be_had_is_left_out_and_said(home: Path) -> None:
+    done = run("liveness.py", home, "--rows", "L5g", "--systems", "p2pmesh,serf", PATH=str(home))
+    assert "serf is left out: serf is not here: apt-get install serf" in done.stderr
+    assert [json.loads(line)["system"] for line in done.stdout.splitlines() if line[0] == "{"] == [
+        "p2pmesh"
+    ]
 
 
 def test_a_benchmark_that_was_interrupted_goes_on_where_it_was(home: Path) -> None:
