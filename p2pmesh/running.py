@@ -20,10 +20,10 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -92,6 +92,9 @@ if TYPE_CHECKING:  # loaded only where HTTP is served
     from p2pmesh.http.server import RegistryServer
 
 log = logging.getLogger("p2pmesh")
+
+#: What a leaving node gives calls over HTTP; less than the core gives handlers.
+HTTP_DRAIN: Final = 3.0
 
 T = TypeVar("T")
 
@@ -494,37 +497,48 @@ class Running:
     # --- the end ----------------------------------------------------------------------------
 
     async def leave(self) -> None:
-        """Say goodbye once what runs has ended and receipts are in, 5 s at most, and
-        close everything.  Cancelled, it closes at once."""
+        """Say goodbye once what runs (handlers, calls over HTTP) has ended and receipts
+        are in, 5 s at most, and close everything.  Cancelled, it closes at once."""
         try:
             if self.is_driven and not self.driver.is_stopped:
                 self.handlers.finish()
+                if self._server is not None:
+                    self._server.leave()
                 self.driver.command(self.core.leave, is_working=True)
-                handled = asyncio.get_running_loop().create_task(self._end_handlers())
+                working = asyncio.get_running_loop().create_task(self._end_work())
                 try:
-                    await asyncio.gather(asyncio.shield(self._stopped), *self._withdraw())
+                    await asyncio.gather(asyncio.shield(self._stopped), self._withdraw())
                 finally:
-                    handled.cancel()
+                    working.cancel()
         finally:
             await asyncio.shield(self._begin_close())
 
-    async def _end_handlers(self) -> None:
-        """Tell the core when no message is being handled any more."""
-        await self.handlers.finished()
+    async def _end_work(self) -> None:
+        """Tell the core when no message is being handled any more, and no call over HTTP
+        waits for its answer."""
+        await asyncio.gather(self.handlers.finished(), self._end_calls())
         if not self.driver.is_stopped:
             self.driver.command(self.core.handlers_ended)
+
+    async def _end_calls(self) -> None:
+        """Calls over HTTP come to their end, or are told that this node leaves, while
+        it has not left."""
+        if self._server is not None:
+            try:
+                async with asyncio.timeout(HTTP_DRAIN):
+                    await self._server.drained()
+            except TimeoutError:
+                self._server.interrupt()
 
     def begin_leave(self) -> None:
         """Leave in a task of its own, which nobody waits for."""
         if self._leaving is None:
             self._leaving = asyncio.get_running_loop().create_task(self.leave())
 
-    def _withdraw(self) -> Iterator[Awaitable[None]]:
-        """What can end while the last messages are on their way."""
+    async def _withdraw(self) -> None:
+        """Be found no more, while the last messages are on their way."""
         if self._rendezvous is not None:
-            yield self._rendezvous.close()
-        if self._server is not None:
-            yield self._server.stop()
+            await self._rendezvous.close()
 
     def _stop(self, action: Stop) -> None:
         """The core has ended.  When nobody asked it to, everything is closed now."""
@@ -550,6 +564,8 @@ class Running:
             )
         self.handlers.stop()
         self.leadership.stop()
+        if self._server is not None:
+            self._server.interrupt()
         if self.is_driven:
             self.unsafe = self.exchange.node_ended(error)
         self.events.close()

@@ -50,9 +50,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An answer without an end: server-sent events, written as they come."""
+    """An answer that is written as it comes: server-sent events."""
 
     chunks: AsyncGenerator[bytes, None]
+    #: What it ends with where the node ends first.  None: it has no end of its own, and
+    #: ends when the node begins to leave.
+    cut: bytes | None = None
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:
@@ -162,6 +165,11 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Answer | Stream]]
 # --- errors of the mesh -> refusals ------------------------------------------
 
 _RETRY: Final = {"Retry-After": "1"}
+
+
+def leaving() -> Refusal:
+    """What is said to a call that a leaving node does not take, or does not end."""
+    return Refusal(503, "this node leaves its mesh; ask another", headers=_RETRY, code="leaving")
 
 
 def refusal_of(error: MeshError | Conflict | Forbidden | Unavailable) -> Refusal:

@@ -11,14 +11,15 @@ a socket or say who holds a port: ``start`` is given how to listen.
 
 Invariants: no bytes that a client sends raise past ``_serve``; nothing of this
 process (paths, traces, versions of libraries) is in any answer; ``stop`` takes
-``STOP_TIMEOUT`` twice at most, whatever is open.
+``STOP_TIMEOUT`` twice at most, whatever is open; a call that its client waits for
+is answered, if only by the word that this node leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -29,7 +30,7 @@ from p2pmesh.errors import ConfigError, MeshError
 from p2pmesh.forked import let_go
 from p2pmesh.http import bind, guard
 from p2pmesh.http.backend import Backend, Conflict, Forbidden, Unavailable
-from p2pmesh.http.calls import Answer, Refusal, Route, Stream, refusal_of
+from p2pmesh.http.calls import Answer, Refusal, Route, Stream, leaving, refusal_of
 from p2pmesh.http.codec import BODY_MAX
 from p2pmesh.http.connections import LIMITS, Connection, Connections, Limits, connection_of
 from p2pmesh.http.events import COMMENT, COMMENT_INTERVAL, Events
@@ -38,6 +39,7 @@ from p2pmesh.http.openapi import Description
 from p2pmesh.http.registry import Registry
 from p2pmesh.http.responses import COMMON_HEADERS, response
 from p2pmesh.http.tokens import Tokens
+from p2pmesh.http.underway import UnderWay
 from p2pmesh.http.v1 import V1
 from p2pmesh.values import DEFAULT_HTTP_PORT
 
@@ -76,7 +78,8 @@ class RegistryServer:
         )
         routes += Description(routes, __version__).routes()
         self._house = guard.House(routes, self.port, lambda: _own_addresses(backend), names, tokens)
-        self._stopping = asyncio.get_running_loop().create_future()
+        self._calls = UnderWay()
+        self._has_stopped = False
         self._connections = Connections(limits)
         self._runner = web.ServerRunner(
             _Server(self._serve, self._connections), shutdown_timeout=STOP_TIMEOUT
@@ -132,10 +135,24 @@ class RegistryServer:
         """What was refused, and which connections were ended, by reason."""
         return self._connections.counters
 
+    def leave(self) -> None:
+        """From now on new calls are refused, and streams of events end; the calls under
+        way go on."""
+        self._calls.leave()
+
+    async def drained(self) -> None:
+        """Until no call is under way."""
+        await self._calls.ended()
+
+    def interrupt(self) -> None:
+        """What is still under way answers that this node leaves."""
+        self._calls.interrupt()
+
     async def stop(self) -> None:
-        """Ends streams, lets running calls end, and closes everything."""
-        if not self._stopping.done():
-            self._stopping.set_result(None)
+        """Interrupts what is under way, and closes everything."""
+        if not self._has_stopped:
+            self._has_stopped = True
+            self.interrupt()
             await self._runner.cleanup()
             self._connections.end_all()  # whose clients do not read what was written
 
@@ -149,6 +166,13 @@ class RegistryServer:
     # --- one request -----------------------------------------------------------
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._calls.begin()
+        try:
+            return await self._serve_call(request)
+        finally:
+            self._calls.end()
+
+    async def _serve_call(self, request: web.BaseRequest) -> web.StreamResponse:
         path = guard.split_target(request.raw_path)[1]
         try:
             answer = await self._answer(request)
@@ -158,15 +182,19 @@ class RegistryServer:
             answer = refusal.answer(path)
         except ConnectionError:  # the client went away, nobody waits for an answer
             raise
+        except asyncio.CancelledError:
+            if not self._calls.is_interrupted():
+                raise
+            answer = leaving().answer(path)
         except Exception:
             self._connections.faults.add(f"{request.method} {path}")
             answer = Refusal(500, "an error in this node; its log says more").answer(path)
         route = request.get(_ROUTE)
         self._traffic.add(route, 200 if isinstance(answer, Stream) else answer.status)
         if isinstance(answer, Stream):
-            return await self._stream(answer.chunks, request)
+            return await self._stream(answer, request)
         whole = response(answer)
-        if connection_of(request).is_broken:
+        if connection_of(request).is_broken or self._calls.is_leaving:
             whole.force_close()
         return whole
 
@@ -176,6 +204,8 @@ class RegistryServer:
             connection.is_broken = True  # who knows what else it takes for HTTP
             request._version = HttpVersion11  # or the answer would claim the other one
             raise Refusal(505, "HTTP/1.1 is spoken here")
+        if self._calls.is_leaving:
+            raise leaving()
         call = guard.admit(
             request.method, request.raw_path, request.headers, self._house, connection.local
         )
@@ -219,38 +249,52 @@ class RegistryServer:
             raise Refusal(400, "the body is not framed as HTTP asks")
         return bytes(body)
 
-    async def _stream(
-        self, chunks: AsyncGenerator[bytes, None], request: web.BaseRequest
-    ) -> web.StreamResponse:
-        """Writes chunks until they, the client or this server end."""
+    async def _stream(self, stream: Stream, request: web.BaseRequest) -> web.StreamResponse:
+        """Writes chunks until they, the client or this node end."""
+        if stream.cut is None:
+            self._calls.end()
         response = web.StreamResponse(
             headers=COMMON_HEADERS | {"Content-Type": "text/event-stream"}
         )
+        if self._calls.is_leaving:
+            response.force_close()
         await response.prepare(request)
+        last = b""
+        try:
+            if request.method != "HEAD":
+                await self._write_chunks(stream, response)
+        except asyncio.CancelledError:
+            if stream.cut is None or not self._calls.is_interrupted():
+                raise
+            last = stream.cut
+        finally:
+            await stream.chunks.aclose()
+        await response.write(last)
+        await response.write_eof()
+        return response
+
+    async def _write_chunks(self, stream: Stream, response: web.StreamResponse) -> None:
+        leaving = (self._calls.leaving,) if stream.cut is None else ()
         upcoming: asyncio.Future[bytes | None] | None = None
         try:
-            while request.method != "HEAD" and not self._stopping.done():
-                upcoming = upcoming or asyncio.ensure_future(anext(chunks, None))
-                await asyncio.wait(
-                    (upcoming, self._stopping),
+            while not any(each.done() for each in leaving):
+                upcoming = upcoming or asyncio.ensure_future(anext(stream.chunks, None))
+                done, _ = await asyncio.wait(
+                    (upcoming, *leaving),
                     timeout=COMMENT_INTERVAL,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not upcoming.done():
-                    if not self._stopping.done():
-                        await response.write(COMMENT)
-                    continue
-                chunk, upcoming = upcoming.result(), None
-                if chunk is None:
-                    break
-                await response.write(chunk)
+                if upcoming.done():
+                    chunk, upcoming = upcoming.result(), None
+                    if chunk is None:
+                        break
+                    await response.write(chunk)
+                elif not done:
+                    await response.write(COMMENT)
         finally:
             if upcoming is not None:
                 upcoming.cancel()
                 await asyncio.wait((upcoming,))
-            await chunks.aclose()
-        await response.write_eof()
-        return response
 
 
 # --- bodies --------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from p2pmesh.errors import MeshError
 from p2pmesh.http.backend import Conflict, Forbidden, Unavailable
-from p2pmesh.http.calls import Stream, refusal_of
+from p2pmesh.http.calls import Stream, leaving, refusal_of
 from p2pmesh.http.codec import payload_out, write
 
 _END: Final = object()
@@ -26,7 +26,8 @@ _END: Final = object()
 
 async def streamed(parts: AsyncGenerator[Any, None]) -> Stream:
     """Raises what the request ended with, if that was before the first part."""
-    return Stream(frames(await anext(parts, _END), parts))
+    cut = _frame("error", leaving().answer("/v1/").body)
+    return Stream(frames(await anext(parts, _END), parts), cut)
 
 
 async def frames(first: Any, parts: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:

@@ -147,7 +147,9 @@ def test_it_stops_quickly_whatever_is_open(served: Served) -> None:
         served.wait(served.servers[0].stop())  # again is no error
         with pytest.raises(ConnectionRefusedError):
             Connection(address)
-        for connection in (idle, asking, half):
+        assert idle.rest() == b""
+        for connection in (asking, half):
+            assert connection.read().status == 503
             assert connection.rest() == b""
         assert served.run(lambda: node.readers) == 0
         # Those who do not read what was written, too.
@@ -169,10 +171,14 @@ def test_a_call_that_is_under_way_is_answered_before_the_end() -> None:
         with Connection(served.addresses[0]) as door:
             door.send(post("/registry/heartbeat/x", {"status": "ok"}))
             served.wait(heard.wait())
-            stopping = served.start(served.servers[0].stop())
+            served.run(served.servers[0].leave)
+            ended = served.start(served.servers[0].drained())
+            assert not ended.done()
             served.run(gate.set)
-            assert door.read().status == 200
-            stopping.result(10)
+            reply = door.read()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            ended.result(10)
+            assert door.rest() == b""
 
 
 # --- what goes wrong ---------------------------------------------------------------
