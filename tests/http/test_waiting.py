@@ -26,4 +26,5 @@ def test_a_reader_that_waits_does_not_hold_up_the_end(served: Served) -> None:
         started = time.monotonic()
         served.wait(served.servers[0].stop())
         assert time.monotonic() - started < 20
+        assert door.read().status == 503
         assert door.rest() == b""
