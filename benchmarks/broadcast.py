@@ -114,7 +114,7 @@ class Ours:
         seq = sum(known == root for known, _ in self._casts) + 1  # all of a node are one stream
         self._casts[root, seq] = cast
         cast.delivered(root, 0, cast.at)
-        node.input(
+        node.command(
             "broadcast", source=node.instance_id, type="Notification", payload=PAYLOAD,
             ttl=600.0, correlation_id=None,
         )  # fmt: skip

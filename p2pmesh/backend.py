@@ -113,7 +113,7 @@ class NodeBackend:
 
     async def ping(self, node_id: str) -> float:
         running = self._running
-        ended = await running.exchange.call(running.core.ping, bytes.fromhex(node_id))
+        ended = await running.exchange.call(running.core.commands.ping, bytes.fromhex(node_id))
         if ended.status != "ok" or ended.rtt is None:
             raise PeerUnreachable(f"node {node_id} did not answer within {FORWARD_TIMEOUT:g} s")
         return ended.rtt
@@ -133,19 +133,23 @@ class NodeBackend:
     ) -> None:
         core = self._running.core
         ended = await self._running.exchange.call(
-            core.register, instance_id, hostname, port, capabilities, profiles
+            core.commands.register, instance_id, hostname, port, capabilities, profiles
         )
         self._raise_for(ended.status, instance_id)
 
     async def heartbeat(self, instance_id: str, status: str, metrics: Any) -> bool:
         packed = None if metrics is None else bytes(encode(metrics))
         core = self._running.core
-        ended = await self._running.exchange.call(core.heartbeat, instance_id, status, packed)
+        ended = await self._running.exchange.call(
+            core.commands.heartbeat, instance_id, status, packed
+        )
         self._raise_for(ended.status, instance_id)
         return ended.status != "unknown"
 
     async def deregister(self, instance_id: str) -> bool:
-        ended = await self._running.exchange.call(self._running.core.deregister, instance_id)
+        ended = await self._running.exchange.call(
+            self._running.core.commands.deregister, instance_id
+        )
         self._raise_for(ended.status, instance_id)
         return ended.status != "unknown"
 
@@ -212,7 +216,7 @@ class NodeBackend:
         self, instance_id: str, *, limit: int | None = None, wait: float = 0.0
     ) -> tuple[RegistryMessage, ...]:
         core = self._running.core
-        ended = await self._running.exchange.call(core.read, instance_id, limit, wait)
+        ended = await self._running.exchange.call(core.commands.read, instance_id, limit, wait)
         self._raise_for(ended.status, instance_id)
         read = zip(ended.messages, ended.vias, strict=True)
         opened = [(envelope, self._open(envelope, via)) for envelope, via in read]
@@ -239,7 +243,7 @@ class NodeBackend:
 
     async def acknowledge(self, instance_id: str, message_ids: tuple[str, ...]) -> None:
         core = self._running.core
-        await self._running.exchange.call(core.acknowledge, instance_id, message_ids)
+        await self._running.exchange.call(core.commands.acknowledge, instance_id, message_ids)
 
     def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
         return self._running.exchange.recipients(message_id)

@@ -5,7 +5,7 @@ armed; that is the whole contract (``docs/protocol-core.md``).
 
     socket ─► link_opened · bytes_received · link_ended ─┐
     timer  ─► handle_timer                               ├─► core ─► actions ─► socket,
-    user   ─► command(core.send, …)                      ┘            store, outcome()
+    user   ─► command(core.commands.send, …)             ┘            store, outcome()
 
 Bytes are drained at once.  Commands are drained at the end of the loop's turn, so
 that a hundred sends in a row travel in one frame.
@@ -127,7 +127,7 @@ class Driver:
     def command(
         self, call: Callable[Concatenate[Instant, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call a method of the core with the time and these arguments.  Raises
+        """Call a command of the core with the time and these arguments.  Raises
         NotStarted after the end or outside of the loop, and what the method raises."""
         if self.is_stopped:
             raise NotStarted("this node has ended: make a new one")

@@ -88,7 +88,7 @@ class Exchange:
         if instance is not None and instance.kind == "guest":
             refuse_unless_json(payload, len(data), f"the guest {target!r}")
         accepted = self._driver.command(
-            self._driver.core.send,
+            self._driver.core.commands.send,
             source=source,
             target=target,
             named=named,
@@ -131,7 +131,7 @@ class Exchange:
         data = encode(payload)
         refuse_unless_json(payload, len(data), "everyone")
         accepted, delivered_to = self._driver.command(
-            self._driver.core.broadcast,
+            self._driver.core.commands.broadcast,
             source=source,
             type=type,
             payload=data,
@@ -168,7 +168,7 @@ class Exchange:
     def recipients(self, message_id: str) -> tuple[Recipient, ...] | None:
         """Where a message that this node accepted is; a queued copy that stays the only
         one has the reason.  None: not known (any more)."""
-        found = self._driver.core.message_state(message_id)
+        found = self._driver.core.commands.message_state(message_id)
         return found and tuple(
             msgspec.structs.replace(each, reason=self._why_only_here(each.instance_id))
             if each.state == "queued" and not each.reason
@@ -200,14 +200,16 @@ class Exchange:
 
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """The oldest first."""
-        return tuple(map(dead_letter_of, self._driver.core.dead_letters()))
+        return tuple(map(dead_letter_of, self._driver.core.commands.dead_letters()))
 
     def retry(self, message_id: str, recipient: str | None = None) -> tuple[Delivery, ...]:
         """Send a dead letter again, with a new time to live: all of its recipients, or
         one; a delivery for each that it goes to.  Raises UnknownTarget, QueueFull,
         StoreFull, NotStarted."""
         self._check_letter(message_id, recipient)
-        gone = self._driver.command(self._driver.core.retry, message_id, recipient, ttl=MESSAGE_TTL)
+        gone = self._driver.command(
+            self._driver.core.commands.retry, message_id, recipient, ttl=MESSAGE_TTL
+        )
         return tuple(
             self._deliveries.again(
                 message_id, copy.name or copy.recipient, is_copy=copy.envelope.target is None
@@ -218,7 +220,9 @@ class Exchange:
     def drop_dead_letters(self, message_id: str, recipient: str | None = None) -> int:
         """How many there were.  Raises NotStarted."""
         self._check_letter(message_id, recipient)
-        return self._driver.command(self._driver.core.drop_dead_letters, message_id, recipient)
+        return self._driver.command(
+            self._driver.core.commands.drop_dead_letters, message_id, recipient
+        )
 
     # --- requests ---------------------------------------------------------------------
 
@@ -239,7 +243,7 @@ class Exchange:
         AmbiguousTarget, PeerUnreachable, RemoteError, RequestTimeout."""
         self._check(target, type, correlation_id, timeout, "timeout")
         call = self._driver.command(
-            self._driver.core.request,
+            self._driver.core.commands.request,
             source=source,
             target=target,
             named=named,
@@ -255,7 +259,7 @@ class Exchange:
             ended = await end
         except asyncio.CancelledError:
             if not self._driver.is_stopped:
-                self._driver.command(self._driver.core.cancel, call)
+                self._driver.command(self._driver.core.commands.cancel, call)
             raise
         finally:
             self._ends.pop(call, None)
@@ -283,7 +287,7 @@ class Exchange:
         self._check(target, type, correlation_id, timeout, "timeout")
         driver = self._driver
         call = driver.command(
-            driver.core.request,
+            driver.core.commands.request,
             source=source,
             target=target,
             named=named,
@@ -297,11 +301,11 @@ class Exchange:
 
         def taken() -> None:
             if not driver.is_stopped:
-                driver.command(driver.core.part_taken, call)
+                driver.command(driver.core.commands.part_taken, call)
 
         def gave_up() -> None:
             if not driver.is_stopped:
-                driver.command(driver.core.cancel, call)
+                driver.command(driver.core.commands.cancel, call)
 
         stream = PartStream(target, timeout, taken=taken, gave_up=gave_up)
         self._streams[call] = stream
@@ -319,7 +323,7 @@ class Exchange:
             return await end
         except asyncio.CancelledError:
             if not self._driver.is_stopped:
-                self._driver.command(self._driver.core.give_up, number)
+                self._driver.command(self._driver.core.commands.give_up, number)
             raise
         finally:
             self._calls.pop(number, None)

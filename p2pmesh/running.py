@@ -467,24 +467,24 @@ class Running:
         waiting = self._starting.get(message_id)
         if waiting is None:
             waiting = self._starting[message_id] = asyncio.get_running_loop().create_future()
-            self.driver.command(self.core.message_started, message_id)
+            self.driver.command(self.core.commands.message_started, message_id)
         await asyncio.shield(waiting)
 
     def completed(self, message_id: str, ok: bool, reason: str) -> None:
-        self.driver.command(self.core.message_completed, message_id, ok, reason)
+        self.driver.command(self.core.commands.message_completed, message_id, ok, reason)
 
     def responded(self, request: int, payload: Payload | None, error: str, detail: str) -> None:
-        self.driver.command(self.core.respond, request, payload, error, detail)
+        self.driver.command(self.core.commands.respond, request, payload, error, detail)
 
     def part(self, request: int, payload: Payload) -> bool:
-        return self.driver.command(self.core.respond_part, request, payload)
+        return self.driver.command(self.core.commands.respond_part, request, payload)
 
     def parts_ended(self, request: int) -> None:
-        self.driver.command(self.core.respond_end, request)
+        self.driver.command(self.core.commands.respond_end, request)
 
     def answered(self, query: Envelope, payload: Payload) -> None:
         self.driver.command(
-            self.core.send,
+            self.core.commands.send,
             source=self.instance_id,
             target=query.source,
             named=False,

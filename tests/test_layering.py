@@ -54,6 +54,7 @@ PROTOCOL: Final = {
         {"registrar"},
         {"casting", "guestdesk"},
         {"sending"},
+        {"commands"},
         {"postoffice"},
     ),
     "the door": ({"mesh"},),

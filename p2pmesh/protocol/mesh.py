@@ -11,6 +11,8 @@ What happens inside: an input goes to one desk (see ``core``); the desks note wh
 changed; ``_settle`` hands the changes to all desks that follow, turns them into
 events, and lets the message plane look again.  No input raises for what came from
 the network; only commands raise, for the caller's own mistakes.
+
+What users ask of the message plane is in ``Mesh.commands`` (``commands``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
 from p2pmesh.protocol import directory, timing, wire
+from p2pmesh.protocol.commands import Commands
 from p2pmesh.protocol.connections import (
     AttemptFailed,
     Broken,
@@ -41,7 +44,6 @@ from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.orphans import Orphans
-from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.postoffice import PostOffice
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
@@ -52,7 +54,6 @@ from p2pmesh.protocol.transfers import TransferError
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
-    DeadCopy,
     DialOutcome,
     Instance,
     Instant,
@@ -64,7 +65,6 @@ from p2pmesh.protocol.types import (
     MeshConfig,
     MessageProgress,
     NodeId,
-    Recipient,
     Restored,
     Stop,
     Token,
@@ -115,7 +115,14 @@ class Mesh:
         self._lookup = Lookup(core, questions)
         agent = config.agent.instance_id if config.agent is not None else None
         self._ledger = Ledger(restored or Restored(), at.now, is_durable=config.persistent)
-        self._office = PostOffice(self._lookup, self._ledger, entropy=entropy, agent=agent)
+        self._office = PostOffice(
+            self._lookup,
+            self._ledger,
+            entropy=entropy,
+            agent=agent,
+            begin=self._begin,
+            settle=self._settle,
+        )
         self._office_used = False
         self._office_due: float | None = None
         self._unseen: list[Changed] = []  # what the message plane has not looked at
@@ -249,163 +256,12 @@ class Mesh:
         self._post.save_failed(at, detail)
         self._settle()
 
-    # --- commands: messages -------------------------------------------------------------
+    # --- commands -----------------------------------------------------------------------
 
-    def send(
-        self,
-        at: Instant,
-        *,
-        source: str,
-        target: str,
-        named: bool,
-        type: str,
-        payload: Payload,
-        ttl: float,
-        correlation_id: str | None,
-        message_id: str | None = None,
-    ) -> str:
-        """Accept a message; its id, which its sender may give.  Raises QueueFull,
-        MessageTooLarge.  What becomes of it: MessageMoved, SendRefused."""
-        self._core.at = at
-        accepted = self._post.send(
-            at,
-            source=source,
-            target=target,
-            named=named,
-            type=type,
-            payload=payload,
-            ttl=ttl,
-            correlation_id=correlation_id,
-            message_id=message_id,
-        )
-        if self._office.tells_itself:  # whoever reads next finds it
-            self._settle()
-        return accepted
-
-    def broadcast(
-        self,
-        at: Instant,
-        *,
-        source: str,
-        type: str,
-        payload: Payload,
-        ttl: float,
-        correlation_id: str | None,
-        message_id: str | None = None,
-    ) -> tuple[str, tuple[str, ...]]:
-        """To every instance alive now but the source: message id and their ids."""
-        self._core.at = at
-        result = self._post.broadcast(
-            at,
-            source=source,
-            type=type,
-            payload=payload,
-            ttl=ttl,
-            correlation_id=correlation_id,
-            message_id=message_id,
-        )
-        self._settle()
-        return result
-
-    def request(
-        self,
-        at: Instant,
-        *,
-        source: str,
-        target: str,
-        named: bool,
-        type: str,
-        payload: Payload,
-        timeout: float,
-        correlation_id: str | None = None,
-        known_within: float | None = None,
-        streams: bool = False,
-    ) -> int:
-        """Ask and wait; the number in the RequestEnded that follows.  ``known_within``:
-        for so many seconds a target may stay unknown, else for the whole timeout.
-        ``streams``: a PartArrived for each part comes before it, each within the timeout."""
-        self._core.at = at
-        call = self._post.request(
-            at,
-            source=source,
-            target=target,
-            named=named,
-            type=type,
-            payload=payload,
-            timeout=timeout,
-            correlation_id=correlation_id,
-            known_within=known_within,
-            streams=streams,
-        )
-        return call
-
-    def part_taken(self, at: Instant, call: int) -> None:
-        """The caller of this request has read its next PartArrived."""
-        self._core.at = at
-        self._post.part_taken(at, call)
-        self._settle()
-
-    def cancel(self, at: Instant, call: int) -> None:
-        """The caller of this request gave up."""
-        self._core.at = at
-        self._post.cancel(at, call)
-        self._settle()
-
-    def respond(
-        self, at: Instant, request: int, payload: Payload | None, error: str = "", detail: str = ""
-    ) -> None:
-        """The answer to a RequestArrived: a payload, or an error."""
-        self._core.at = at
-        self._post.respond(at, request, payload, error, detail)
-
-    def respond_part(self, at: Instant, request: int, payload: Payload) -> bool:
-        """The next part of the answer to a RequestArrived that ``streams``; False: no more
-        before its PartWanted."""
-        self._core.at = at
-        may_go_on = self._post.respond_part(at, request, payload)
-        self._settle()
-        return may_go_on
-
-    def respond_end(self, at: Instant, request: int) -> None:
-        """All parts of this answer were given."""
-        self._core.at = at
-        self._post.respond_end(at, request)
-        self._settle()
-
-    def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:
-        """The handler of a MessageArrived ended."""
-        self._core.at = at
-        self._post.message_completed(at, message_id, ok, reason)
-
-    def message_started(self, at: Instant, message_id: str) -> None:
-        """The handler of a MessageArrived is about to run; MessageMayStart follows."""
-        self._core.at = at
-        self._post.message_started(at, message_id)
-
-    def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
-        """Where a message that this node accepted is; None: not known here."""
-        return self._office.message_state(message_id)
-
-    def dead_letters(self) -> tuple[DeadCopy, ...]:
-        """What was accepted here and ended dead, the oldest first."""
-        return self._office.dead_letters()
-
-    def retry(
-        self, at: Instant, message_id: str, recipient: str | None = None, *, ttl: float
-    ) -> tuple[DeadCopy, ...]:
-        """Send a dead letter again, to one recipient or all: what goes.  Raises
-        StoreFull, and where nothing can go QueueFull or UnknownTarget."""
-        self._core.at = at
-        gone = self._post.retry(at, message_id, recipient, ttl=ttl)
-        self._settle()
-        return gone
-
-    def drop_dead_letters(self, at: Instant, message_id: str, recipient: str | None = None) -> int:
-        """Nobody wants it any more; how many there were."""
-        self._core.at = at
-        dropped = self._post.drop_dead_letters(at, message_id, recipient)
-        self._settle()
-        return dropped
+    @property
+    def commands(self) -> Commands:
+        """What the message plane does for users."""
+        return self._office.commands
 
     def instance(self, instance_id: str) -> Instance | None:
         """Where this instance lives, failed and left ones included."""
@@ -418,63 +274,6 @@ class Mesh:
     def away(self, name: str) -> tuple[Instance, ...]:
         """Instances of this name that failed, or left and come back."""
         return directory.away(self._lookup, name)
-
-    # --- commands: the registry -----------------------------------------------------------
-
-    def register(
-        self,
-        at: Instant,
-        instance_id: str,
-        hostname: str,
-        port: int,
-        capabilities: tuple[str, ...],
-        profiles: tuple[str, ...],
-    ) -> int:
-        """The number in the CallEnded that follows; so for the four below."""
-        self._core.at = at
-        call = self._post.register(at, instance_id, hostname, port, capabilities, profiles)
-        self._settle()
-        return call
-
-    def heartbeat(self, at: Instant, instance_id: str, status: str, metrics: bytes | None) -> int:
-        self._core.at = at
-        call = self._post.heartbeat(at, instance_id, status, metrics)
-        self._settle()
-        return call
-
-    def deregister(self, at: Instant, instance_id: str) -> int:
-        self._core.at = at
-        call = self._post.deregister(at, instance_id)
-        self._settle()
-        return call
-
-    def read(
-        self, at: Instant, instance_id: str, limit: int | None = None, wait: float = 0.0
-    ) -> int:
-        """``wait``: seconds, for mail to come if there is none; 60 at most."""
-        self._core.at = at
-        call = self._post.read(at, instance_id, limit, wait)
-        self._settle()
-        return call
-
-    def give_up(self, at: Instant, call: int) -> None:
-        """The caller of this read went away: no CallEnded follows."""
-        self._core.at = at
-        self._post.give_up(at, call)
-        self._settle()
-
-    def acknowledge(self, at: Instant, instance_id: str, message_ids: tuple[str, ...]) -> int:
-        self._core.at = at
-        call = self._post.acknowledge(at, instance_id, message_ids)
-        self._settle()
-        return call
-
-    def ping(self, at: Instant, node: NodeId) -> int:
-        """Have a node answer; the number in the CallEnded that follows."""
-        self._core.at = at
-        call = self._post.ping(at, node)
-        self._settle()
-        return call
 
     def describe(self, at: Instant, status: str | None, metrics: bytes | None) -> None:
         """What the own agent says of itself from now on; metrics in MessagePack."""
@@ -965,6 +764,13 @@ class Mesh:
             if held.id != core.me:
                 core.act(MemberJoined(**who(held.record)))
 
+    def _begin(self, at: Instant) -> None:
+        """A command of the message plane is about to be carried out."""
+        self._core.at = at
+        if self._unseen:
+            self._look()
+        self._office_used = True
+
     @property
     def _post(self) -> PostOffice:
         """The message plane: who reaches for it may have given it something to say.  It
@@ -997,7 +803,7 @@ class Mesh:
         """What the message plane wants done."""
         core = self._core
         self._office_used = False
-        effects = self._office.drain()
+        effects = self._office.drain(core.at)
         self._office_due = self._office.next_timer()
         for effect in effects:
             match effect:

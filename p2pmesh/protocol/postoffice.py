@@ -1,17 +1,17 @@
-"""The post office: the message plane's one facade, driven by the door.
+"""The post office: the message plane, put together, and what peers and the mesh tell it.
 
     commands ─► sending ─► targets ─► outbox, asking ─► ways ─► SendTo, NeedLink,
                 casting ─► broadcast, casttree ──────►  (effects)   MessageMoved …
                 guest desk ─► guests
     peers ────► home (intake, mailboxes), answering, casting, guest desk
+    mesh  ────► all of them: links, members and time
 
-It performs no I/O, never calls back, and reads the mesh through a ``Directory``.
-Every input takes the time first; ``drain`` returns what is to be done.  Nothing
-that a peer sends raises; commands raise for the caller's own mistakes and for full
-queues.  What this node sends to itself goes through the same doors as what peers
+It performs no I/O and reads the mesh through a ``Directory``.  Every input takes the
+time first; ``drain`` returns what is to be done.  Nothing that a peer sends raises.
+What this node sends to itself goes through the same doors as what peers
 send, without the bytes.
 
-Not here: any rule.  Each part's module says its own.
+Not here: what users ask (``commands``), and any rule: each part's module says its own.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from p2pmesh.errors import MeshError, QueueFull, StoreFull, UnknownTarget
-from p2pmesh.protocol import limits, wire
+from p2pmesh.protocol import wire
 from p2pmesh.protocol.acks import KeptAcks
 from p2pmesh.protocol.answering import Answering
 from p2pmesh.protocol.asking import Asking
 from p2pmesh.protocol.broadcast import Broadcasts
 from p2pmesh.protocol.casting import Casting
 from p2pmesh.protocol.casttree import CastTree
+from p2pmesh.protocol.commands import Commands
 from p2pmesh.protocol.deadletters import DeadLetters
 from p2pmesh.protocol.directory import Directory
 from p2pmesh.protocol.envelopes import Account, is_sound
@@ -35,17 +35,13 @@ from p2pmesh.protocol.guests import Guest
 from p2pmesh.protocol.home import Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
-from p2pmesh.protocol.payloads import Payload
-from p2pmesh.protocol.sending import Sending, deadline, make_envelope
+from p2pmesh.protocol.sending import Sending
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import (
-    DeadCopy,
     Instant,
     Load,
-    MessageKept,
     MessageMoved,
     NodeId,
-    Recipient,
     SendRefused,
 )
 from p2pmesh.protocol.ways import NEVER, Announce, Effect, NeedLink, SendTo, Ways
@@ -63,10 +59,12 @@ class PostOffice:
         *,
         entropy: Callable[[int], bytes],
         agent: str | None = None,
+        begin: Callable[[Instant], None],
+        settle: Callable[[], None],
     ) -> None:
-        """``agent``: the instance id of this node's own agent, if it has one."""
+        """``agent``: the instance id of this node's own agent, if it has one.
+        ``begin`` and ``settle``: what the door does before and after commands."""
         self.counters: Counter[str] = Counter()
-        self._entropy = entropy
         self._ledger = ledger
         account = self._account = Account()
         counters = self.counters
@@ -92,14 +90,18 @@ class PostOffice:
             self._answering, self._desk, self._tracking, ledger, dead,
         )  # fmt: skip
         self._moved: Counter[str] = Counter()  # copies accepted here, by the states they reached
-        self._at = Instant(0.0, 0)
+        self.commands = Commands(
+            begin=begin, settle=settle, entropy=entropy, counters=counters, moved=self._moved,
+            ways=ways, ledger=ledger, dead=dead, home=self._home, asking=self._asking,
+            answering=self._answering, casting=self._casting, sending=self._sending,
+            tracking=self._tracking, desk=self._desk,
+        )  # fmt: skip
 
     # --- the store ------------------------------------------------------------------
 
     def restore(self, at: Instant) -> None:
         """Take up what an earlier process of this node had accepted, stored and not
         finished."""
-        self._at = at
         self._dead.restore()
         self._acks.restore(at)
         self._desk.restore(at)
@@ -111,255 +113,16 @@ class PostOffice:
 
     def saved(self, at: Instant, number: int) -> None:
         """The store has all changes up to this save."""
-        self._at = at
         self._ledger.saved(number)
         self._outbox.saved(at)
 
     def save_failed(self, at: Instant, detail: str) -> None:
         """The store cannot take more: nothing is accepted until it can, and what it has
         not got yet was not accepted."""
-        self._at = at
         self._ledger.failed()
         self._home.forget_unkept()
         self._outbox.refuse_unkept(detail)
         self._broadcasts.refuse_unkept(detail)
-
-    def _refuse_if_failing(self) -> None:
-        if self._ledger.is_failing:
-            self.counters["store_full"] += 1
-            raise StoreFull("the store has no room; nothing is accepted until it has")
-
-    def message_started(self, at: Instant, message_id: str) -> None:
-        """The own agent is about to handle a message that arrived; MessageMayStart
-        follows."""
-        self._at = at
-        self._home.started(message_id)
-
-    # --- commands: messages ---------------------------------------------------------
-
-    def send(
-        self,
-        at: Instant,
-        *,
-        source: str,
-        target: str,
-        named: bool,
-        type: str,
-        payload: Payload,
-        ttl: float,
-        correlation_id: str | None,
-        message_id: str | None = None,
-    ) -> str:
-        """Accept a message; its id.  Raises QueueFull, StoreFull, MessageTooLarge.
-
-        ``message_id``: of a message that its sender may have given to another node
-        before.  A mailbox that holds one of that id takes it for the same.
-
-        What becomes of it: ``MessageMoved`` ("queued" says that its target was
-        found after all), or ``SendRefused``.
-        """
-        self._at = at
-        self._refuse_if_failing()
-        envelope = make_envelope(
-            at, self._entropy, source, target, type, payload, correlation_id, message_id
-        )
-        self._sending.send(at, envelope, target, deadline(at, ttl), named=named)
-        self._moved["accepted"] += 1
-        return envelope.message_id
-
-    def broadcast(
-        self,
-        at: Instant,
-        *,
-        source: str,
-        type: str,
-        payload: Payload,
-        ttl: float,
-        correlation_id: str | None,
-        message_id: str | None = None,
-    ) -> tuple[str, tuple[str, ...]]:
-        """To every instance alive now but the source: message id, and their ids.
-        Raises QueueFull, StoreFull, MessageTooLarge."""
-        self._at = at
-        self._refuse_if_failing()
-        envelope = make_envelope(
-            at, self._entropy, source, None, type, payload, correlation_id, message_id
-        )
-        held = self._casting.broadcast(at, envelope, deadline(at, ttl))
-        self._tracking.put(envelope.message_id, held)
-        self._moved["accepted"] += len(held.states)
-        return envelope.message_id, tuple(held.states)
-
-    def message_state(self, message_id: str) -> tuple[Recipient, ...] | None:
-        """Where a message that this node accepted is; None: not known (any more);
-        empty: its target is looked for."""
-        known, dead = self._tracking.state(message_id), self._dead.recipients(message_id)
-        told = {recipient.instance_id for recipient in known or ()}
-        earlier = tuple(each for each in dead if each.instance_id not in told)
-        return earlier or None if known is None else known + earlier
-
-    def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:
-        """The handler of a MessageArrived ended; not ok: it is tried again, and at
-        last the message is dead."""
-        self._at = at
-        self._home.completed(at, message_id, ok, reason[: limits.REASON_MAX])
-
-    # --- commands: dead letters -------------------------------------------------------
-
-    def dead_letters(self) -> tuple[DeadCopy, ...]:
-        """What was accepted here and ended dead, the oldest first."""
-        return self._dead.all()
-
-    def retry(
-        self, at: Instant, message_id: str, recipient: str | None = None, *, ttl: float
-    ) -> tuple[DeadCopy, ...]:
-        """Send a dead letter again, under its message id; of a broadcast the copy for
-        ``recipient``, or all that are dead.  What goes: MessageMoved and, where there
-        is a store, MessageKept follow.
-
-        Raises StoreFull, and where none can go what the first of them met: QueueFull,
-        UnknownTarget.
-        """
-        self._at = at
-        self._refuse_if_failing()
-        gone: list[DeadCopy] = []
-        failure: MeshError | None = None
-        for copy in self._dead.of(message_id, recipient):
-            try:
-                self._sending.send_again(at, copy, deadline(at, ttl))
-            except (QueueFull, UnknownTarget) as error:
-                failure = failure or error
-                continue
-            self._dead.take(copy)
-            gone.append(copy)
-            self._ways.effects.append(MessageMoved(message_id, copy.recipient, "queued"))
-        if failure is not None and not gone:
-            raise failure
-        if gone and self._ledger.is_durable:
-            kept = MessageKept(message_id)
-            self._ledger.after(lambda: self._ways.effects.append(kept))
-        return tuple(gone)
-
-    def drop_dead_letters(self, at: Instant, message_id: str, recipient: str | None = None) -> int:
-        """Nobody wants it any more; how many there were."""
-        self._at = at
-        return self._dead.drop(message_id, recipient)
-
-    # --- commands: requests -----------------------------------------------------------
-
-    def request(
-        self,
-        at: Instant,
-        *,
-        source: str,
-        target: str,
-        named: bool,
-        type: str,
-        payload: Payload,
-        timeout: float,
-        correlation_id: str | None = None,
-        known_within: float | None = None,
-        streams: bool = False,
-    ) -> int:
-        """Ask and wait; the number in the RequestEnded that follows.  ``known_within``:
-        how long a target may stay unknown, else the timeout.  ``streams``: the answer
-        is wanted in parts, the timeout is for each.  Raises QueueFull, MessageTooLarge."""
-        self._at = at
-        envelope = make_envelope(at, self._entropy, source, target, type, payload, correlation_id)
-        expires_at = deadline(at, timeout)
-        known_by = deadline(at, timeout if known_within is None else known_within)
-        return self._sending.request(
-            at, envelope, target, expires_at,
-            named=named, known_by=min(known_by, expires_at), streams=streams,
-        )  # fmt: skip
-
-    def part_taken(self, at: Instant, call: int) -> None:
-        """The caller has read the next PartArrived."""
-        self._at = at
-        self._asking.taken(at, call)
-
-    def cancel(self, at: Instant, call: int) -> None:
-        """The caller of this request gave up: nothing follows."""
-        self._at = at
-        self._asking.cancel(call)
-
-    def respond(
-        self, at: Instant, request: int, payload: Payload | None, error: str = "", detail: str = ""
-    ) -> None:
-        """The answer to a RequestArrived: a payload, or an error."""
-        self._at = at
-        query = self._answering.numbered(request)
-        if query is None:
-            return
-        if payload is not None and len(payload) > limits.PAYLOAD_MAX:
-            detail = f"the answer takes {len(payload)} bytes, the limit is {limits.PAYLOAD_MAX}"
-            payload = None
-        if payload is None:
-            self._answering.answer(query, None, error or "failed", detail[: limits.REASON_MAX])
-            return
-        response = make_envelope(
-            at, self._entropy, query.instance_id, query.source, "Response", payload,
-            query.message_id,
-        )  # fmt: skip
-        self._answering.answer(query, response)
-
-    def respond_part(self, at: Instant, request: int, payload: Payload) -> bool:
-        """The next part of the answer to a RequestArrived that ``streams``; False: no more
-        before its PartWanted."""
-        self._at = at
-        return self._answering.part(request, payload)
-
-    def respond_end(self, at: Instant, request: int) -> None:
-        """All parts of this answer were given."""
-        self._at = at
-        query = self._answering.numbered(request)
-        if query is not None:
-            self._answering.answer(query, None)
-
-    # --- commands: the registry -------------------------------------------------------
-
-    def register(
-        self,
-        at: Instant,
-        instance_id: str,
-        hostname: str,
-        port: int,
-        capabilities: tuple[str, ...],
-        profiles: tuple[str, ...],
-    ) -> int:
-        """The number in the CallEnded that follows; so for the four below."""
-        self._at = at
-        body = wire.RegisterBody(hostname, port, capabilities, profiles)
-        return self._desk.call(at, "register", instance_id, body)
-
-    def heartbeat(self, at: Instant, instance_id: str, status: str, metrics: bytes | None) -> int:
-        self._at = at
-        body = wire.HeartbeatBody(status, metrics)
-        return self._desk.call(at, "heartbeat", instance_id, body)
-
-    def deregister(self, at: Instant, instance_id: str) -> int:
-        self._at = at
-        return self._desk.call(at, "deregister", instance_id, None)
-
-    def read(
-        self, at: Instant, instance_id: str, limit: int | None = None, wait: float = 0.0
-    ) -> int:
-        self._at = at
-        return self._desk.call(at, "read", instance_id, wire.ReadBody(limit or 0), wait)
-
-    def give_up(self, at: Instant, call: int) -> None:
-        """The caller of this read went away: nothing follows."""
-        self._at = at
-        self._desk.give_up(call)
-
-    def acknowledge(self, at: Instant, instance_id: str, message_ids: tuple[str, ...]) -> int:
-        self._at = at
-        return self._desk.call(at, "ack", instance_id, wire.AckBody(message_ids))
-
-    def ping(self, at: Instant, node: NodeId) -> int:
-        """The number in the CallEnded that follows, with the round trip."""
-        self._at = at
-        return self._desk.ping(at, node)
 
     def guest(self, instance_id: str) -> Guest | None:
         """A guest of this home: its entry, status, metrics, and when it was heard."""
@@ -374,7 +137,6 @@ class PostOffice:
 
     def begin_leave(self, at: Instant) -> None:
         """Take nothing new for the own agent; what is under way goes on."""
-        self._at = at
         self._home.is_leaving = True
         self._desk.end_waits()
 
@@ -396,7 +158,6 @@ class PostOffice:
 
     def received(self, at: Instant, peer: NodeId, message: wire.Message) -> None:
         """A message of this plane (``wire.MESSAGE_PLANE``) from an authenticated peer."""
-        self._at = at
         match message:
             case wire.Post():
                 self._home.post(at, peer, message)
@@ -482,23 +243,19 @@ class PostOffice:
     def linked(self, at: Instant, peer: NodeId) -> None:
         """There is a link, or a new one in place of another: what was given to an
         earlier one may be lost."""
-        self._at = at
         self._ways.linked(peer)
         self._opened(at, peer)
 
     def unlinked(self, at: Instant, peer: NodeId) -> None:
         """No link to this peer is left."""
-        self._at = at
         for closed in self._ways.unlinked(peer):
             self._closed(at, closed)
 
     def paused(self, at: Instant, peer: NodeId) -> None:
         """The transport to this peer is backed up."""
-        self._at = at
         self._ways.paused(peer)
 
     def resumed(self, at: Instant, peer: NodeId) -> None:
-        self._at = at
         for clear in self._ways.resumed(peer):
             self._outbox.clear(at, clear)
             self._asking.clear(at, clear)
@@ -507,7 +264,6 @@ class PostOffice:
 
     def progressed(self, at: Instant, peer: NodeId) -> None:
         """The peer's process took some of what is large."""
-        self._at = at
         self._outbox.progressed(at, peer)
 
     def _opened(self, at: Instant, peer: NodeId) -> None:
@@ -528,7 +284,6 @@ class PostOffice:
         self, at: Instant, nodes: Collection[NodeId], instances: Collection[str]
     ) -> None:
         """States, homes or lives of these changed, or they are new: look again."""
-        self._at = at
         self._settle(at)
         for instance_id, overs in self._desk.look(at, nodes, instances):
             for over in overs:
@@ -566,7 +321,6 @@ class PostOffice:
         return due if due != NEVER else None
 
     def handle_timer(self, at: Instant) -> None:
-        self._at = at
         ways = self._ways.tick(at)
         for peer in ways.opened:
             self._opened(at, peer)
@@ -583,15 +337,10 @@ class PostOffice:
 
     # --- results ------------------------------------------------------------------------
 
-    @property
-    def tells_itself(self) -> bool:
-        """Is something for an instance of this very node on its way to it?"""
-        return bool(self._ways.own)
-
-    def drain(self) -> list[Effect]:
+    def drain(self, at: Instant) -> list[Effect]:
         """Everything to do since the last call, in order."""
-        self._settle(self._at)
-        self._ledger.tick(self._at.now)
+        self._settle(at)
+        self._ledger.tick(at.now)
         save = self._ledger.take()
         effects, self._ways.effects = self._ways.effects, []
         for effect in effects:

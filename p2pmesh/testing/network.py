@@ -230,7 +230,7 @@ class SimNetwork:
     def command(self, node: Which, method: str, **arguments: Any) -> Any:
         """Call a command of the core (``send``, ``register``, …), and perform what it
         wants done; its result.  Outcomes are appended to ``SimNode.outcomes``."""
-        return self._node(node).input(method, **arguments)
+        return self._node(node).command(method, **arguments)
 
     @_step
     def offer(self, node: Which, candidate: Candidate) -> None:

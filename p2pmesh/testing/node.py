@@ -217,9 +217,16 @@ class SimNode:
 
     def input(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the core with the time, and perform what it wants done."""
+        return self._call(self.mesh, method, *arguments, **options)
+
+    def command(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """As ``input``, of the core's ``commands``."""
+        return self._call(self.mesh.commands, method, *arguments, **options)
+
+    def _call(self, of: object, method: str, *arguments: Any, **options: Any) -> Any:
         if not self.is_running:
             return None
-        result = getattr(self.mesh, method)(self._at_input(), *arguments, **options)
+        result = getattr(of, method)(self._at_input(), *arguments, **options)
         self._perform()
         return result
 

@@ -144,10 +144,10 @@ class Office:
     def run(self, message_id: str) -> None:
         """The handler of its agent, start to end."""
         if message_id in self.fails:
-            self.post.message_completed(self.world.at, message_id, False, "broken")
+            self.commands.message_completed(self.world.at, message_id, False, "broken")
             return
         self.runs.append((message_id, self.attempts[message_id]))
-        self.post.message_completed(self.world.at, message_id, True)
+        self.commands.message_completed(self.world.at, message_id, True)
 
     def begin_life(self) -> None:
         self.life: Life | None = self.world.next_life()
@@ -155,7 +155,15 @@ class Office:
         rows = tuple(Row(*place, value) for place, value in self.disk.items())
         restored = Restored(rows=rows, boot="one")
         ledger = Ledger(restored, self.world.at.now, is_durable=self.world.is_durable)
-        self.post = PostOffice(self.view, ledger, entropy=entropy.randbytes, agent=self.agent)
+        self.post = PostOffice(
+            self.view,
+            ledger,
+            entropy=entropy.randbytes,
+            agent=self.agent,
+            begin=lambda at: None,  # the world shows changes at once, and settles when it runs
+            settle=lambda: None,
+        )
+        self.commands = self.post.commands
         self.saves.clear()
         self.post.restore(self.world.at)
 
@@ -203,7 +211,7 @@ class Office:
         source: str | None = None,
         correlation_id: str | None = None,
     ) -> str:
-        message_id = self.post.send(
+        message_id = self.commands.send(
             self.world.at, source=source or self.agent or self.name, target=target, named=named,
             type=type, payload=payload, ttl=ttl, correlation_id=correlation_id,
         )  # fmt: skip
@@ -211,19 +219,19 @@ class Office:
         return message_id
 
     def retry(self, message_id: str, recipient: str | None = None) -> tuple[str, ...]:
-        gone = self.post.retry(self.world.at, message_id, recipient, ttl=3600.0)
+        gone = self.commands.retry(self.world.at, message_id, recipient, ttl=3600.0)
         self.world.run()
         return tuple(copy.recipient for copy in gone)
 
     def dead(self) -> list[tuple[str, str, str]]:
         """Message, recipient and reason of each dead letter, the oldest first."""
-        letters = self.post.dead_letters()
+        letters = self.commands.dead_letters()
         return [(each.envelope.message_id, each.recipient, each.reason) for each in letters]
 
     def broadcast(
         self, payload: bytes = b"all", *, source: str | None = None, ttl: float = 3600.0
     ) -> str:
-        message_id, self.delivered_to = self.post.broadcast(
+        message_id, self.delivered_to = self.commands.broadcast(
             self.world.at, source=source or self.agent or self.name, type="Notification",
             payload=payload, ttl=ttl, correlation_id=None,
         )  # fmt: skip
@@ -240,7 +248,7 @@ class Office:
         source: str | None = None,
         known_within: float | None = None,
     ) -> int:
-        call = self.post.request(
+        call = self.commands.request(
             self.world.at, source=source or self.agent or self.name, target=target, named=named,
             type="Query", payload=payload, timeout=timeout, known_within=known_within,
         )  # fmt: skip
@@ -256,7 +264,7 @@ class Office:
             args = ("127.0.0.1", 4101, ("query",), ("default",))
         if operation == "heartbeat" and not args:
             args = ("healthy", None)
-        method = getattr(self.post, operation)
+        method = getattr(self.commands, operation)
         self.called: int = method(self.world.at, instance_id, *args)
         self.world.run()
         return self.call_ended()
@@ -452,7 +460,7 @@ class World:
         raise AssertionError("never quiet")
 
     def _carry_out(self, office: Office) -> bool:
-        effects = office.post.drain()
+        effects = office.post.drain(self.at)
         needed: list[Office] = []
         for effect in effects:
             match effect:
@@ -472,7 +480,7 @@ class World:
                     office.effects.append(effect)
                     office.attempts[envelope.message_id] = attempt
                     if office.auto_completes and self.is_durable:
-                        office.post.message_started(self.at, envelope.message_id)
+                        office.commands.message_started(self.at, envelope.message_id)
                     elif office.auto_completes:
                         office.run(envelope.message_id)
                 case MessageMayStart(message_id):

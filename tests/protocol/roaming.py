@@ -271,7 +271,8 @@ class Roaming:
         while self.unfinished() and self.net.clock.now < deadline:
             self.run(0.1)
         assert not self.unfinished(), [
-            (sent, sent.via.mesh.message_state(sent.message_id)) for sent in self.unfinished()
+            (sent, sent.via.mesh.commands.message_state(sent.message_id))
+            for sent in self.unfinished()
         ]
 
     def unfinished(self) -> list[Sent]:

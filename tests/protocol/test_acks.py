@@ -98,7 +98,7 @@ def test_what_was_read_at_a_home_that_died_may_be_acknowledged_before_it_comes_t
     b.call("heartbeat", "g")
     b.call("acknowledge", "g", (message_id,))
     assert b.status() == "ok"
-    assert c.post.message_state(message_id)[0].state == "stored"
+    assert c.commands.message_state(message_id)[0].state == "stored"
     world.unblock(b, c)
     world.link(b, c)
     assert ids(b) == (), "it was acknowledged"

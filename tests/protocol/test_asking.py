@@ -23,7 +23,7 @@ def pair() -> tuple[World, Office, Office]:
 
 
 def answer(office: Office, payload: bytes = b"!", index: int = -1) -> None:
-    office.post.respond(office.world.at, office.of(RequestArrived)[index].request, payload)
+    office.commands.respond(office.world.at, office.of(RequestArrived)[index].request, payload)
     office.world.run()
 
 
@@ -57,7 +57,7 @@ def test_a_handler_that_is_missing_or_fails_is_told_by_its_code() -> None:
     for error in ("no_handler", "failed"):
         call = a.request("b-1")
         number = b.of(RequestArrived)[-1].request
-        b.post.respond(world.at, number, None, error, "because")
+        b.commands.respond(world.at, number, None, error, "because")
         world.run()
         end = a.ended(call)
         assert end is not None
@@ -79,7 +79,7 @@ def test_a_request_ends_at_its_timeout_and_cancels_the_handler() -> None:
 def test_a_cancelled_request_cancels_the_handler_and_nothing_follows() -> None:
     world, a, b = pair()
     call = a.request("b-1")
-    a.post.cancel(world.at, call)
+    a.commands.cancel(world.at, call)
     world.run()
     assert len(b.of(RequestCancelled)) == 1
     answer(b)

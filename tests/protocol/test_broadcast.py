@@ -26,7 +26,9 @@ def mesh(count: int) -> tuple[World, list[Office]]:
 
 
 def states(office: Office, message_id: str) -> dict[str, str]:
-    return {each.instance_id: each.state for each in office.post.message_state(message_id) or ()}
+    return {
+        each.instance_id: each.state for each in office.commands.message_state(message_id) or ()
+    }
 
 
 def test_a_broadcast_reaches_everyone_but_its_source_once_and_every_receipt_comes_back() -> None:
@@ -196,7 +198,7 @@ def test_one_who_restarts_or_leaves_before_it_came_is_owed_nothing_any_more() ->
     world.restart(b)
     world.kill(c, "left")
     world.pass_time(2.0)
-    reasons = {each.instance_id: each.reason for each in a.post.message_state(message_id) or ()}
+    reasons = {each.instance_id: each.reason for each in a.commands.message_state(message_id) or ()}
     assert states(a, message_id) == {"b-1": "dead", "c-1": "dead"}
     assert reasons == {"b-1": "restarted", "c-1": "left"}
     assert a.post._broadcasts._held == {}

@@ -39,7 +39,7 @@ def one_dead(*, is_durable: bool | None = None) -> tuple[World, Office, Office, 
 
 def test_what_a_handler_gave_up_is_kept_with_its_content_where_it_was_accepted() -> None:
     world, a, b, _ = one_dead()
-    (letter,) = a.post.dead_letters()
+    (letter,) = a.commands.dead_letters()
     assert letter.envelope.payload == b"hard"
     assert (letter.recipient, letter.name, letter.reason) == ("b-1", None, "broken")
     assert 0 < letter.died_at <= world.at.wall * 1000
@@ -98,7 +98,7 @@ def test_a_copy_of_a_broadcast_that_a_full_mailbox_refused_is_one_and_the_others
         a.send("b-1")
     message_id = a.broadcast(b"all")
     assert a.dead() == [(message_id, "b-1", "mailbox full")]
-    (letter,) = a.post.dead_letters()
+    (letter,) = a.commands.dead_letters()
     assert letter.envelope.payload == b"all"
     assert c.arrived() == [b"all"]
 
@@ -166,7 +166,7 @@ def test_one_that_is_sent_again_is_queued_under_its_id_and_handled_once() -> Non
     b.fails.clear()
     world.block(a, b)
     assert a.retry(message_id) == ("b-1",)
-    (state,) = a.post.message_state(message_id) or ()
+    (state,) = a.commands.message_state(message_id) or ()
     assert (state.instance_id, state.state, state.reason) == ("b-1", "queued", "")
     assert a.dead() == []
     world.unblock(a, b)
@@ -206,7 +206,7 @@ def test_one_that_was_sent_to_a_name_goes_to_who_has_it_now() -> None:
     a.retry(message_id)
     assert c.runs == [(message_id, 1)]
     assert b.runs == []
-    (state,) = a.post.message_state(message_id) or ()
+    (state,) = a.commands.message_state(message_id) or ()
     assert (state.instance_id, state.state) == ("c-1", "done")
 
 
@@ -249,18 +249,18 @@ def test_single_copies_of_a_broadcast_are_sent_again_and_its_state_shows_all() -
     world.pass_time(1.0)
     assert [each for each, _ in b.runs] == [message_id]
     assert [each[1] for each in a.dead()] == ["c-1"]
-    states = {each.instance_id: each.state for each in a.post.message_state(message_id) or ()}
+    states = {each.instance_id: each.state for each in a.commands.message_state(message_id) or ()}
     assert states == {"b-1": "done", "c-1": "dead", "d-1": "stored"}
     audit(a)
 
 
 def test_one_that_nobody_wants_can_be_dropped() -> None:
     world, a, _, message_id = one_dead()
-    assert a.post.drop_dead_letters(world.at, message_id, "c-1") == 0
-    assert a.post.drop_dead_letters(world.at, message_id) == 1
+    assert a.commands.drop_dead_letters(world.at, message_id, "c-1") == 0
+    assert a.commands.drop_dead_letters(world.at, message_id) == 1
     world.run()
     assert a.dead() == []
-    assert a.post.drop_dead_letters(world.at, message_id) == 0
+    assert a.commands.drop_dead_letters(world.at, message_id) == 0
     audit(a)
 
 
@@ -269,11 +269,11 @@ def test_one_that_nobody_wants_can_be_dropped() -> None:
 
 def test_they_survive_their_node_and_so_does_their_state() -> None:
     world, a, b, message_id = one_dead(is_durable=True)
-    before = a.post.dead_letters()
+    before = a.commands.dead_letters()
     world.restart(a)
     world.link(a, b)
-    assert a.post.dead_letters() == before
-    (state,) = a.post.message_state(message_id) or ()
+    assert a.commands.dead_letters() == before
+    (state,) = a.commands.message_state(message_id) or ()
     assert (state.instance_id, state.state, state.reason) == ("b-1", "dead", "broken")
     b.fails.clear()
     a.retry(message_id)
@@ -292,7 +292,7 @@ def test_one_is_in_the_outbox_or_dead_whenever_its_node_dies(is_saved: bool) -> 
     world.restart(a)
     world.saves_at_once = True
     world.run()
-    (state,) = a.post.message_state(message_id) or ()
+    (state,) = a.commands.message_state(message_id) or ()
     assert state.state == ("queued" if is_saved else "dead")
     assert bool(a.dead()) is not is_saved
     audit(a)
@@ -323,7 +323,7 @@ def test_a_refused_copy_of_a_broadcast_does_not_die_twice_when_its_node_restarts
         a.send("b-1")
     message_id = a.broadcast(b"all")
     assert a.dead() == [(message_id, "b-1", "mailbox full")]
-    a.post.drop_dead_letters(world.at, message_id)
+    a.commands.drop_dead_letters(world.at, message_id)
     world.run()
     world.restart(a)
     world.link(a, b)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ class Door:
 
     def do(self, method: str, *arguments: Any, **options: Any) -> Any:
         """An input or a command, then everything the core wants done."""
-        result = getattr(self.mesh, method)(self.at, *arguments, **options)
+        result = attrgetter(method)(self.mesh)(self.at, *arguments, **options)
         self.perform()
         return result
 
@@ -389,7 +390,7 @@ class AnyOrder(RuleBasedStateMachine):
     )
     def the_user_sends(self, to: str, named: bool, ttl: float) -> None:
         self._command(
-            "send", source="me", target=to, named=named, type="Query", payload=b"\xc0",
+            "commands.send", source="me", target=to, named=named, type="Query", payload=b"\xc0",
             ttl=ttl, correlation_id=None,
         )  # fmt: skip
 
@@ -397,7 +398,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(to=st.sampled_from(["me", "stranger-1", "guest", "nobody"]))
     def the_user_asks(self, to: str) -> None:
         self._command(
-            "request", source="me", target=to, named=False, type="Query", payload=b"\xc0",
+            "commands.request", source="me", target=to, named=False, type="Query", payload=b"\xc0",
             timeout=2.0,
         )  # fmt: skip
 
@@ -405,30 +406,35 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def the_user_broadcasts(self) -> None:
         self._command(
-            "broadcast", source="me", type="Query", payload=b"\xc0", ttl=5.0, correlation_id=None
+            "commands.broadcast",
+            source="me",
+            type="Query",
+            payload=b"\xc0",
+            ttl=5.0,
+            correlation_id=None,
         )
 
     @is_live
     @rule(guest=st.sampled_from(["guest", "stranger-1", "me"]), what=st.integers(0, 4))
     def a_guest_calls(self, guest: str, what: int) -> None:
         calls: tuple[Callable[[], None], ...] = (
-            lambda: self._command("register", guest, "host", 1, ("a",), ()),
-            lambda: self._command("heartbeat", guest, "ok", b"\xc0"),
-            lambda: self._command("read", guest, None),
-            lambda: self._command("acknowledge", guest, ("none",)),
-            lambda: self._command("deregister", guest),
+            lambda: self._command("commands.register", guest, "host", 1, ("a",), ()),
+            lambda: self._command("commands.heartbeat", guest, "ok", b"\xc0"),
+            lambda: self._command("commands.read", guest, None),
+            lambda: self._command("commands.acknowledge", guest, ("none",)),
+            lambda: self._command("commands.deregister", guest),
         )
         calls[what]()
 
     @precondition(lambda self: bool(self.door.arrived))
     @rule(ok=st.booleans())
     def a_handler_ends(self, ok: bool) -> None:
-        self._command("message_completed", self.door.arrived.pop(), ok)
+        self._command("commands.message_completed", self.door.arrived.pop(), ok)
 
     @precondition(lambda self: bool(self.door.requests))
     @rule(payload=st.one_of(st.none(), st.just(b"\xc0")))
     def a_request_is_answered(self, payload: bytes | None) -> None:
-        self._command("respond", self.door.requests.pop(), payload)
+        self._command("commands.respond", self.door.requests.pop(), payload)
 
     @rule()
     def the_user_looks(self) -> None:

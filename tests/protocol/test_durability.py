@@ -99,7 +99,7 @@ def test_what_was_accepted_reaches_its_recipient_after_the_sender_died() -> None
     world.block(a, b)
     ids = [a.send("b-1", b"%d" % n) for n in range(3)]
     world.restart(a)
-    assert [a.post.message_state(each)[0].state for each in ids] == ["queued"] * 3  # type: ignore[index]
+    assert [a.commands.message_state(each)[0].state for each in ids] == ["queued"] * 3  # type: ignore[index]
     world.unblock(a, b)
     world.link(a, b)
     assert b.arrived() == [b"0", b"1", b"2"]
@@ -132,7 +132,7 @@ def test_a_handler_that_death_interrupted_runs_again_and_knows_it() -> None:
     world, a, b = pair()
     b.auto_completes = False
     message_id = a.send("b-1")
-    b.post.message_started(world.at, message_id)
+    b.commands.message_started(world.at, message_id)
     world.run()
     assert b.of(MessageMayStart)
     b.auto_completes = True
@@ -159,7 +159,7 @@ def test_a_message_that_died_is_not_called_done_after_a_restart() -> None:
     world.lost = {wire.Done}
     message_id = a.send("b-1")
     for _ in range(timing.HANDLER_RETRIES + 1):
-        b.post.message_completed(world.at, message_id, False, "broken")
+        b.commands.message_completed(world.at, message_id, False, "broken")
         world.run()
         world.pass_time(timing.HANDLER_RETRY * timing.HANDLER_RETRY_GROWTH**timing.HANDLER_RETRIES)
     world.restart(b)
@@ -187,7 +187,7 @@ def test_a_message_that_waits_for_a_name_survives_its_sender() -> None:
     message_id = a.send("b", named=True)
     assert a.of(MessageKept)
     world.restart(a)
-    assert a.post.message_state(message_id)
+    assert a.commands.message_state(message_id)
     b.state, b.is_persistent = "alive", True
     world.restart(b)
     world.link(a, b)
@@ -444,7 +444,7 @@ def test_whatever_dies_what_was_safe_is_handled_in_order_and_not_after_its_end_i
             assert order == sorted(order)
     for message_id in safe:
         sender = sent[message_id][0]
-        state = sender.post.message_state(message_id)
+        state = sender.commands.message_state(message_id)
         assert state is None or state[0].state == "done"
     for office in offices:
         kept = ("outbox", "mailbox", "dead_letters")

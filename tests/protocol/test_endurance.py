@@ -68,11 +68,11 @@ class Agent:
 
     def _begin(self, arrived: MessageArrived) -> None:
         self._running[arrived.envelope.message_id] = arrived
-        self._node.input("message_started", arrived.envelope.message_id)
+        self._node.command("message_started", arrived.envelope.message_id)
 
     def _complete(self, arrived: MessageArrived) -> None:
         self._journal.completed(arrived.envelope.payload, arrived.attempt)
-        self._node.input("message_completed", arrived.envelope.message_id, True)
+        self._node.command("message_completed", arrived.envelope.message_id, True)
         waiting = self._waiting[arrived.via]
         waiting.popleft()
         if waiting:
@@ -96,7 +96,7 @@ class Sender:
                 assert outcome.state == "done", outcome
                 self.done += 1
         while self.sent < total and self.sent - self.done < WINDOW:
-            node.input(
+            node.command(
                 "send", source=node.instance_id, target=self._target.instance_id, named=False,
                 type="Notification", payload=b"%s %d" % (node.name.encode(), self.sent),
                 ttl=86_400.0, correlation_id=None,

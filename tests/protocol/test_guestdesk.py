@@ -55,7 +55,7 @@ def test_a_message_that_two_nodes_accepted_under_one_id_is_one_message() -> None
     world, a, b, c = three()
     a.call("register", "g")
     for office in (b, c):
-        office.post.send(
+        office.commands.send(
             world.at, source="s", target="g", named=False, type="Notification", payload=b"x",
             ttl=60.0, correlation_id=None, message_id="its-own",
         )  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_message_from_its_own_home_is_queued_until_acknowledged() -> None:
     a.call("register", "g")
     message_id = a.send("g")
     assert a.moves(message_id) == []
-    assert a.post.message_state(message_id)[0].state == "queued"
+    assert a.commands.message_state(message_id)[0].state == "queued"
     a.call("acknowledge", "g", (message_id,))
     assert a.moves(message_id) == [("g", "done")]
 
@@ -85,7 +85,7 @@ def test_a_silent_guest_fails_its_mail_waits_and_a_heartbeat_revives_it() -> Non
     world.pass_time(timing.GUEST_TIMEOUT + 1.1)
     assert entry(b).state is State.FAILED
     second = c.send("g", b"2")
-    assert c.post.message_state(second)[0].state == "queued"
+    assert c.commands.message_state(second)[0].state == "queued"
     b.call("heartbeat", "g")
     assert b.status() == "ok"
     assert entry(c).state is State.ALIVE
@@ -276,7 +276,7 @@ def test_a_home_outbid_after_a_split_hands_over_what_it_held_and_nothing_twice()
     assert ids(b) == (unread,), "the former home knew that it was read"
     world.heal(a, c)
     b.call("acknowledge", "g", (unread,))
-    assert {c.post.message_state(each)[0].state for each in (read, unread)} == {"done"}
+    assert {c.commands.message_state(each)[0].state for each in (read, unread)} == {"done"}
     assert a.post._outbox._by_id == {}, "the former home keeps nothing"
 
 
@@ -285,7 +285,7 @@ def test_what_only_the_former_home_holds_reaches_the_new_one() -> None:
     a.call("register", "g")
     mine = c.send("g", b"its sender dies")
     cast = c.broadcast(b"to all")
-    query = c.post.request(
+    query = c.commands.request(
         world.at, source="c-1", target="g", named=False, type="Query", payload=b"?", timeout=60.0
     )
     world.run()
@@ -393,7 +393,7 @@ def test_a_step_of_the_wall_clock_fails_nobody_and_ends_nothing(jump: int) -> No
 
 
 def ping(office: Office, other: Office) -> None:
-    office.called = office.post.ping(office.world.at, other.id)
+    office.called = office.commands.ping(office.world.at, other.id)
     office.world.run()
 
 
@@ -449,7 +449,7 @@ def test_a_guests_response_through_any_node_reaches_the_asking_nodes_request(
     assert end is not None
     assert end.answer is not None
     assert (end.answer.payload, end.answer.source) == (b"42", "g")
-    assert responder.post.message_state(message_id)[0].state == "done"
+    assert responder.commands.message_state(message_id)[0].state == "done"
     world.pass_time(2.0)
     for office in (a, b, c):
         assert office.arrived() == []
@@ -476,7 +476,7 @@ def test_a_cancelled_query_disappears_from_the_guests_mailbox() -> None:
     a.call("register", "g")
     call = c.request("g")
     assert len(ids(a)) == 1
-    c.post.cancel(world.at, call)
+    c.commands.cancel(world.at, call)
     world.run()
     assert ids(a) == ()
 
@@ -512,7 +512,7 @@ def test_a_response_whose_home_is_mute_becomes_a_message() -> None:
     (query,) = a.read("g")
     world.lost = {wire.CallResult}
     message_id = b.send("c-1", b"!", type="Response", source="g", correlation_id=query.message_id)
-    assert b.post.message_state(message_id) == ()
+    assert b.commands.message_state(message_id) == ()
     world.lost.clear()
     world.pass_time(1.1)
     assert MessageMoved(message_id, "c-1", "queued") in b.effects

@@ -23,18 +23,18 @@ def test_a_handler_that_fails_is_tried_again_five_times_and_later_ones_pass() ->
     message_id = a.send("b-1", b"bad")
     a.send("b-1", b"good")
     good = b.of(MessageArrived)[1].envelope.message_id
-    b.post.message_completed(world.at, good, True)
+    b.commands.message_completed(world.at, good, True)
     tried = 0
     while len(b.arrived()) - 1 > tried:
         tried += 1
         arrived = b.of(MessageArrived)[-1]
         assert tried == 1 or (arrived.envelope.message_id, arrived.attempt) == (message_id, tried)
-        b.post.message_completed(world.at, message_id, False, "it raised")
+        b.commands.message_completed(world.at, message_id, False, "it raised")
         world.run()
         world.pass_time(60.0)
     assert tried == 1 + timing.HANDLER_RETRIES
     assert a.moves(message_id)[-1] == ("b-1", "dead")
-    assert a.post.message_state(message_id)[0].reason == "it raised"
+    assert a.commands.message_state(message_id)[0].reason == "it raised"
     assert [dead.message_id for dead in b.of(MessageDead)] == [message_id]
     assert a.moves(good)[-1] == ("b-1", "done")
 
@@ -46,7 +46,7 @@ def test_the_tries_back_off() -> None:
     message_id = a.send("a-1")
     gaps = []
     for attempt in range(1, 1 + timing.HANDLER_RETRIES):
-        a.post.message_completed(world.at, message_id, False)
+        a.commands.message_completed(world.at, message_id, False)
         started = world.at.now
         while len(a.arrived()) == attempt:
             world.pass_time(0.05)
@@ -58,8 +58,8 @@ def test_a_message_completed_twice_or_never_known_is_nothing() -> None:
     world = World()
     a, b = world.add("a"), world.add("b")
     message_id = a.send("b-1")
-    b.post.message_completed(world.at, message_id, False)
-    b.post.message_completed(world.at, "never", True)
+    b.commands.message_completed(world.at, message_id, False)
+    b.commands.message_completed(world.at, "never", True)
     world.pass_time(60.0)
     assert len(b.arrived()) == 1
 

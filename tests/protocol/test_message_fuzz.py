@@ -119,7 +119,7 @@ def busy_world() -> tuple[World, Office, list[bytes]]:
     c.request("b-1")
     world.lost = {wire.Cast, wire.CallResult}
     b.broadcast()
-    b.post.heartbeat(world.at, "h", "ok", None)
+    b.commands.heartbeat(world.at, "h", "ok", None)
     world.run()
     world.lost.clear()
     return world, b, [a.id, b.id, c.id]
@@ -144,7 +144,7 @@ def test_odd_messages_never_raise_and_the_node_goes_on(
         audit(b)
     world.pass_time(3.0)
     for arrived in b.of(MessageArrived):
-        b.post.message_completed(world.at, arrived.envelope.message_id, True)
+        b.commands.message_completed(world.at, arrived.envelope.message_id, True)
     world.run()
     a = world.offices["a"]
     a.broadcast(b"still here")

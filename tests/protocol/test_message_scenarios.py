@@ -55,7 +55,7 @@ class Scenario:
         for office in self.world.living():
             for arrived in office.of(MessageArrived):
                 if self.rng.random() < 0.5:
-                    office.post.message_completed(
+                    office.commands.message_completed(
                         self.world.at, arrived.envelope.message_id, self.rng.random() < 0.9
                     )
         self.world.run()
@@ -76,7 +76,9 @@ class Scenario:
         for _ in range(6):
             for office in self.world.living():
                 for arrived in office.of(MessageArrived):
-                    office.post.message_completed(self.world.at, arrived.envelope.message_id, True)
+                    office.commands.message_completed(
+                        self.world.at, arrived.envelope.message_id, True
+                    )
             self.world.pass_time(40.0)
         self.world.pass_time(2 * timing.STREAM_UNSURE_MAX)
 
@@ -110,7 +112,7 @@ def test_over_any_cuts_each_message_arrives_once_and_in_order(seed: int) -> None
             ]
             assert mine == sent
     for sender, message_id, _, _ in scenario.sent:
-        assert sender.post.message_state(message_id)[0].state == "done"
+        assert sender.commands.message_state(message_id)[0].state == "done"
     for office in scenario.offices:
         audit(office)
         assert office.post._outbox._account.used == 0
@@ -161,7 +163,7 @@ def test_over_splits_and_restarts_what_was_accepted_arrives_where_its_sender_liv
     for sender, message_id, _, _ in scenario.sent:
         if message_id not in died_with:
             assert arrived[message_id] >= 1
-            assert sender.post.message_state(message_id)[0].state == "done"
+            assert sender.commands.message_state(message_id)[0].state == "done"
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -190,7 +192,7 @@ def test_a_roaming_guest_gets_what_was_sent_to_it_and_nothing_its_senders_know_a
         acknowledged.update(  # as far as its senders could be told
             message_id
             for sender, message_id, _, _ in scenario.sent
-            if message_id in some and sender.post.message_state(message_id)[0].state == "done"
+            if message_id in some and sender.commands.message_state(message_id)[0].state == "done"
         )
 
     for _ in range(60):
@@ -213,7 +215,7 @@ def test_a_roaming_guest_gets_what_was_sent_to_it_and_nothing_its_senders_know_a
         world.pass_time(2.0)
     assert set(seen) == {message_id for _, message_id, _, _ in scenario.sent}
     for sender, message_id, _, _ in scenario.sent:
-        assert sender.post.message_state(message_id)[0].state == "done"
+        assert sender.commands.message_state(message_id)[0].state == "done"
     for office in scenario.offices:
         audit(office)
         assert office.post._outbox._account.used == 0

@@ -32,7 +32,7 @@ def test_what_is_sent_before_there_is_a_link_asks_for_one_and_arrives() -> None:
     world.links_on_demand = False
     message_id = a.send("b-1", b"early")
     assert [need.peer for need in a.of(NeedLink)] == [b.id]
-    assert a.post.message_state(message_id)[0].state == "queued"
+    assert a.commands.message_state(message_id)[0].state == "queued"
     world.link(a, b)
     assert b.arrived() == [b"early"]
     assert a.moves(message_id) == [("b-1", "stored"), ("b-1", "done")]
@@ -69,7 +69,7 @@ def test_a_lost_receipt_or_end_is_told_again_on_the_next_link(lost: set[type]) -
     world.unlink(a, b)
     world.lost.clear()
     world.link(a, b)
-    assert [a.post.message_state(each)[0].state for each in message_ids] == ["done"] * 5
+    assert [a.commands.message_state(each)[0].state for each in message_ids] == ["done"] * 5
     assert b.arrived() == [b"0", b"1", b"2", b"3", b"4"]
 
 
@@ -91,15 +91,15 @@ def test_on_a_new_link_the_sender_asks_what_is_over_instead_of_sending_it() -> N
     ids = [a.send("b-1", b"%d" % n) for n in range(4)]
     world.unlink(a, b)
     world.links_on_demand = False
-    b.post.message_completed(world.at, ids[0], True)
-    b.post.message_completed(world.at, ids[2], True)
+    b.commands.message_completed(world.at, ids[0], True)
+    b.commands.message_completed(world.at, ids[2], True)
     world.run()
     assert b.of(NeedLink), "the recipient wants to tell"
     sent = len(a.said(wire.Post))
     world.link(a, b)
     assert len(a.said(wire.Post)) == sent
     assert [unsure.stored for unsure in a.said(wire.Unsure)] == [((1, 4),)]
-    states = [a.post.message_state(each)[0].state for each in ids]
+    states = [a.commands.message_state(each)[0].state for each in ids]
     assert states == ["done", "stored", "done", "stored"]
 
 
@@ -108,7 +108,7 @@ def test_how_it_ended_is_told_again_too() -> None:
     b.auto_completes = False
     world.lost = {wire.Receipt, wire.Done}
     done, expired = a.send("b-1", b"0"), a.send("b-1", b"1", ttl=5.0)
-    b.post.message_completed(world.at, done, True)
+    b.commands.message_completed(world.at, done, True)
     a.post._outbox.next_at = float("inf")  # its own clock says nothing yet
     world.pass_time(5.0)
     world.unlink(a, b)
@@ -143,12 +143,12 @@ def test_a_home_that_restarted_without_a_memory_gets_the_senders_copies() -> Non
     world, a, b = pair()
     b.auto_completes = False
     ids = [a.send("b-1", b"%d" % n) for n in range(3)]
-    b.post.message_completed(world.at, ids[1], True)
+    b.commands.message_completed(world.at, ids[1], True)
     world.run()
     b.auto_completes = True
     world.restart(b)
     assert b.arrived() == [b"0", b"2"]
-    assert {a.post.message_state(each)[0].state for each in ids} == {"done"}
+    assert {a.commands.message_state(each)[0].state for each in ids} == {"done"}
 
 
 def test_a_new_link_to_the_same_life_delivers_nothing_twice() -> None:
@@ -160,9 +160,9 @@ def test_a_new_link_to_the_same_life_delivers_nothing_twice() -> None:
         world.link(a, b)
     assert b.arrived() == [b"0", b"1", b"2"]
     for each in ids:
-        b.post.message_completed(world.at, each, True)
+        b.commands.message_completed(world.at, each, True)
     world.run()
-    assert {a.post.message_state(each)[0].state for each in ids} == {"done"}
+    assert {a.commands.message_state(each)[0].state for each in ids} == {"done"}
 
 
 def test_a_failed_home_that_comes_back_in_the_same_life_goes_on_where_it_was() -> None:
@@ -190,9 +190,9 @@ def test_a_watermark_above_all_numbers_starts_a_new_stream() -> None:
     assert a.said(wire.Post)[-1].stream != stream
     assert a.said(wire.Post)[-1].prev == 0
     for each in (first, waiting):
-        b.post.message_completed(world.at, each, True)
+        b.commands.message_completed(world.at, each, True)
     world.run()
-    assert {a.post.message_state(each)[0].state for each in (first, waiting)} == {"done"}
+    assert {a.commands.message_state(each)[0].state for each in (first, waiting)} == {"done"}
     a.send("b-1", b"2")
     assert b.arrived() == [b"0", b"1", b"2"]
 
@@ -206,10 +206,10 @@ def test_time_to_live_is_elapsed_time_and_ends_at_both_ends() -> None:
     queued = a.send("b-1", b"queued", ttl=10.0)
     world.at = world.at._replace(wall=world.at.wall + 10**9)  # the clock jumps: nothing
     world.pass_time(9.0)
-    assert a.post.message_state(queued)[0].state == "queued"
+    assert a.commands.message_state(queued)[0].state == "queued"
     world.pass_time(1.5)
-    assert a.post.message_state(queued)[0].state == "expired"
-    assert a.post.message_state(stored)[0].state == "expired"
+    assert a.commands.message_state(queued)[0].state == "expired"
+    assert a.commands.message_state(stored)[0].state == "expired"
     world.link(a, b)
     assert b.arrived() == [b"stored"]
     b.auto_completes = True
@@ -233,7 +233,7 @@ def test_a_message_to_a_failed_instance_waits_until_it_is_back() -> None:
     world.kill(b)
     message_id = a.send("b-1", b"later")
     world.pass_time(100.0)
-    assert a.post.message_state(message_id)[0].state == "queued"
+    assert a.commands.message_state(message_id)[0].state == "queued"
     world.restart(b)
     assert b.arrived() == [b"later"]
 
@@ -253,7 +253,7 @@ def test_what_is_for_an_instance_that_left_with_its_identity_waits() -> None:
     world.link(a, b)
     world.kill(b, "left")
     message_id = a.send("b-1", b"welcome back")
-    assert a.post.message_state(message_id)[0].state == "queued"
+    assert a.commands.message_state(message_id)[0].state == "queued"
     world.restart(b)
     assert b.arrived() == [b"welcome back"]
 
@@ -263,9 +263,9 @@ def test_a_name_stays_a_name_until_the_message_is_stored() -> None:
     a, b = world.add("a"), world.add("worker")
     world.links_on_demand = False
     message_id = a.send("worker", b"job", named=True)
-    assert a.post.message_state(message_id)[0].instance_id == "worker-1"
+    assert a.commands.message_state(message_id)[0].instance_id == "worker-1"
     world.kill(b, "left")
-    assert a.post.message_state(message_id)[0].state == "queued", "it waits for another holder"
+    assert a.commands.message_state(message_id)[0].state == "queued", "it waits for another holder"
     other = world.add("other")
     other.name = "worker"
     world.changed(other)
@@ -297,7 +297,7 @@ def test_more_than_a_queue_holds_is_refused_to_the_caller() -> None:
         a.send("b-1")
     with pytest.raises(QueueFull, match="b-1"):
         a.send("b-1")
-    b.post.message_completed(world.at, b.of(MessageArrived)[0].envelope.message_id, True)
+    b.commands.message_completed(world.at, b.of(MessageArrived)[0].envelope.message_id, True)
     world.run()
     a.send("b-1")
 
@@ -378,7 +378,7 @@ def test_a_full_mailbox_holds_its_senders_until_there_is_room() -> None:
     done = 0
     while done < len(b.of(MessageArrived)):
         for arrived in b.of(MessageArrived)[done : done + 100]:
-            b.post.message_completed(world.at, arrived.envelope.message_id, True)
+            b.commands.message_completed(world.at, arrived.envelope.message_id, True)
             done += 1
         world.run()
     assert done == sum(accepted)
@@ -400,7 +400,7 @@ def test_a_held_stream_is_tried_again_should_the_word_that_there_is_room_be_lost
     a.send("b-1", b"late")
     world.lost = {wire.Receipt}
     for arrived in b.of(MessageArrived):
-        b.post.message_completed(world.at, arrived.envelope.message_id, True)
+        b.commands.message_completed(world.at, arrived.envelope.message_id, True)
     world.run()
     world.lost.clear()
     assert b"late" not in b.arrived()
@@ -425,7 +425,7 @@ def test_a_message_to_the_own_agent_stays_queued_until_it_is_done() -> None:
     message_id = a.send("a-1", b"me")
     assert a.arrived() == [b"me"]
     assert a.moves(message_id) == [], "one copy: nothing is stored elsewhere"
-    a.post.message_completed(world.at, message_id, True)
+    a.commands.message_completed(world.at, message_id, True)
     world.run()
     assert a.moves(message_id) == [("a-1", "done")]
 
@@ -440,7 +440,7 @@ def test_a_stranger_cannot_receipt_or_end_anothers_messages() -> None:
     a.post.received(world.at, c.id, wire.Done(stream, ((1, 1),)))
     a.post.received(world.at, c.id, wire.Receipt(stream, 99))
     world.run()
-    assert a.post.message_state(message_id)[0].state == "stored"
+    assert a.commands.message_state(message_id)[0].state == "stored"
     assert a.post.counters["receipt_of_unknown_stream"] == 2
     assert a.of(SendRefused) == []
 
@@ -464,7 +464,7 @@ def test_one_that_leaves_takes_nothing_new_for_its_agent() -> None:
     b.post.begin_leave(world.at)
     message_id = a.send("b-1")
     assert b.arrived() == []
-    assert a.post.message_state(message_id)[0].state == "queued"
+    assert a.commands.message_state(message_id)[0].state == "queued"
     assert [receipt.standing for receipt in b.said(wire.Receipt)] == [wire.RECEIPT_NOT_HERE]
 
 

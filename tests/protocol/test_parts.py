@@ -35,7 +35,7 @@ class Stream:
         self.parts = [b"%d" % n + bytes(size) for n in range(1, parts + 1)]
         self.made = 0
         self.read: list[bytes] = []
-        self.call = asker.post.request(
+        self.call = asker.commands.request(
             world.at, source="s", target=str(home.agent), named=False, type="Query",
             payload=b"?", timeout=timeout, streams=True,
         )  # fmt: skip
@@ -62,24 +62,24 @@ class Stream:
                 return
         for part in self.parts[self.made : self.made + most]:
             self.made += 1
-            if not self.home.post.respond_part(self.world.at, self.number, part):
+            if not self.home.commands.respond_part(self.world.at, self.number, part):
                 break
         self.world.run()
         if self.made == len(self.parts):
-            self.home.post.respond_end(self.world.at, self.number)
+            self.home.commands.respond_end(self.world.at, self.number)
         self.world.run()
 
     def make_one(self) -> None:
         part = self.parts[self.made]
         self.made += 1
-        assert self.home.post.respond_part(self.world.at, self.number, part)
+        assert self.home.commands.respond_part(self.world.at, self.number, part)
         self.world.run()
 
     def take(self, most: int = 10**6) -> None:
         """The reader reads what came."""
         for part in self.arrived[len(self.read) :][:most]:
             self.read.append(part)
-            self.asker.post.part_taken(self.world.at, self.call)
+            self.asker.commands.part_taken(self.world.at, self.call)
             self.world.run()
 
     def finish(self) -> None:
@@ -137,7 +137,7 @@ def test_one_s_own_agent_streams_without_a_wire() -> None:
 def test_a_whole_answer_to_who_would_take_parts_comes_as_the_end() -> None:
     world, a, b = pair()
     stream = Stream(world, a, b, parts=0)
-    b.post.respond(world.at, stream.number, b"whole")
+    b.commands.respond(world.at, stream.number, b"whole")
     world.run()
     assert stream.arrived == []
     assert stream.end is not None
@@ -148,7 +148,7 @@ def test_a_whole_answer_to_who_would_take_parts_comes_as_the_end() -> None:
 def test_a_guest_s_response_is_the_whole_answer() -> None:
     world, a, b = pair()
     b.call("register", "g")
-    call = a.post.request(
+    call = a.commands.request(
         world.at, source="a-1", target="g", named=False, type="Query", payload=b"?",
         timeout=30.0, streams=True,
     )  # fmt: skip
@@ -166,7 +166,7 @@ def test_who_asks_for_a_whole_answer_is_not_offered_parts() -> None:
     a.request("b-1")
     (arrived,) = b.of(RequestArrived)
     assert not arrived.streams
-    assert not b.post.respond_part(world.at, arrived.request, b"part")
+    assert not b.commands.respond_part(world.at, arrived.request, b"part")
     world.run()
     assert b.of(RequestCancelled) == [RequestCancelled(arrived.request)]
 
@@ -176,7 +176,7 @@ def test_an_error_in_the_middle_comes_behind_the_parts() -> None:
     stream = Stream(world, a, b, parts=9)
     for _ in range(3):
         stream.make_one()
-    b.post.respond(world.at, stream.number, None, "failed", "ValueError: no")
+    b.commands.respond(world.at, stream.number, None, "failed", "ValueError: no")
     world.run()
     assert stream.arrived == stream.parts[:3]
     assert stream.end is not None
@@ -225,19 +225,19 @@ def test_all_streams_of_a_node_share_one_bound_and_none_starves() -> None:
     for _ in range(limits.PARTS_KEPT_BYTES_MAX // limits.PARTS_BYTES_MAX + 5):
         stream = Stream(world, a, b, parts=3, size=size)
         numbers = stream.number
-        b.post.respond_part(world.at, numbers, stream.parts[0])
-        b.post.respond_part(world.at, numbers, stream.parts[1])
+        b.commands.respond_part(world.at, numbers, stream.parts[0])
+        b.commands.respond_part(world.at, numbers, stream.parts[1])
         world.run()
         streams.append((stream, numbers))
     full = b.post._answering.parts_bytes
     assert full >= limits.PARTS_KEPT_BYTES_MAX
     late = Stream(world, a, b, parts=1)
-    assert not b.post.respond_part(world.at, late.number, b"small"), "and then it waits"
+    assert not b.commands.respond_part(world.at, late.number, b"small"), "and then it waits"
     world.run()
     late.take()
     assert late.read == [b"small"], "one that keeps nothing may say one"
     for stream, _ in streams:
-        a.post.cancel(world.at, stream.call)
+        a.commands.cancel(world.at, stream.call)
     world.run()
     assert PartWanted(late.number) in b.of(PartWanted)
 
@@ -351,7 +351,7 @@ def test_what_a_backed_up_relay_dropped_is_asked_for_again() -> None:
     for _ in range(19):
         if stream.made < 20:
             stream.make_one()
-    b.post.respond_end(world.at, stream.number)
+    b.commands.respond_end(world.at, stream.number)
     world.run()
     world.lost.clear()
     assert stream.arrived == stream.parts[:1]
@@ -406,7 +406,7 @@ def test_one_that_gives_up_cancels_the_generator_and_frees_its_parts() -> None:
     world, a, b = pair()
     stream = Stream(world, a, b, parts=100)
     stream.make()
-    a.post.cancel(world.at, stream.call)
+    a.commands.cancel(world.at, stream.call)
     world.run()
     assert b.of(RequestCancelled) == [RequestCancelled(stream.number)]
     assert holds_nothing(a, b)
@@ -417,7 +417,7 @@ def test_a_cancel_that_is_lost_is_said_again_when_a_part_comes() -> None:
     stream = Stream(world, a, b, parts=100)
     stream.make_one()
     world.lost = {wire.Cancel}
-    a.post.cancel(world.at, stream.call)
+    a.commands.cancel(world.at, stream.call)
     world.run()
     world.lost.clear()
     assert b.of(RequestCancelled) == []
@@ -432,7 +432,7 @@ def test_an_asker_that_is_not_heard_of_any_more_has_given_up() -> None:
     stream = Stream(world, a, b, parts=1000, timeout=2.0)
     stream.make()
     world.lost = {wire.Cancel}
-    a.post.cancel(world.at, stream.call)
+    a.commands.cancel(world.at, stream.call)
     world.run()
     world.pass_time(2.0 + timing.CREDIT_GRACE - 0.1)
     assert b.of(RequestCancelled) == []
@@ -524,7 +524,7 @@ def test_a_response_of_the_agent_itself_ends_its_stream_and_stops_its_generator(
     b.send("s", b"by hand", type="Response", correlation_id=query.message_id)
     assert stream.arrived == [stream.parts[0], b"by hand"]
     assert stream.end is not None
-    assert not b.post.respond_part(world.at, stream.number, b"more")
+    assert not b.commands.respond_part(world.at, stream.number, b"more")
     world.run()
     assert len(b.of(RequestCancelled)) == 1
 

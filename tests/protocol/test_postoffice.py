@@ -13,10 +13,10 @@ def test_a_message_is_queued_stored_and_done() -> None:
     message_id = a.send("b-1", b"hello")
     assert b.arrived() == [b"hello"]
     assert a.moves(message_id) == [("b-1", "stored")]
-    b.post.message_completed(world.at, message_id, True)
+    b.commands.message_completed(world.at, message_id, True)
     world.run()
     assert a.moves(message_id) == [("b-1", "stored"), ("b-1", "done")]
-    assert a.post.message_state(message_id)[0].state == "done"
+    assert a.commands.message_state(message_id)[0].state == "done"
 
 
 def test_the_load_says_what_is_held_where_and_what_became_of_the_rest() -> None:

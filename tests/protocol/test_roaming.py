@@ -71,7 +71,7 @@ class Guest:
 
 
 def state(node: SimNode, message_id: str) -> str:
-    (recipient,) = node.mesh.message_state(message_id) or ()
+    (recipient,) = node.mesh.commands.message_state(message_id) or ()
     return str(recipient.state)
 
 

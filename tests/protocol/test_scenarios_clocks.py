@@ -190,7 +190,7 @@ def test_a_jump_of_a_day_expires_no_message_before_its_time_nor_keeps_one_beyond
     arrived = [each for each in receiver.outcomes if isinstance(each, MessageArrived)]
     assert [each.envelope.payload for each in arrived] == [b"in its mailbox", b"queued"]
     for each in arrived:
-        receiver.input("message_completed", each.envelope.message_id, True)
+        receiver.command("message_completed", each.envelope.message_id, True)
     net.run(5.0)
     assert moves(sender, in_mailbox)[-1] == moves(sender, queued)[-1] == "done"
 

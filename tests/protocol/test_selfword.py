@@ -15,7 +15,7 @@ from tests.protocol.invariants import Watch
 
 def say(net: SimNetwork, node: SimNode, status: str | None, metrics: Any = None) -> None:
     packed = None if metrics is None else msgspec.msgpack.encode(metrics)
-    net.command(node, "describe", status=status, metrics=packed)
+    node.input("describe", status=status, metrics=packed)
 
 
 def heard(node: SimNode, of: SimNode) -> tuple[str | None, Any]:

@@ -14,14 +14,14 @@ def test_an_unknown_target_is_waited_for_a_second_and_then_refused_with_near_nam
     a = world.add("a")
     world.add("worker")
     message_id = a.send("workre-1")
-    assert a.post.message_state(message_id) == ()
+    assert a.commands.message_state(message_id) == ()
     world.pass_time(timing.UNKNOWN_TARGET_WAIT - 0.1)
     assert a.of(SendRefused) == []
     world.pass_time(0.2)
     (refused,) = a.of(SendRefused)
     assert (refused.message_id, refused.error) == (message_id, "unknown")
     assert refused.detail.split("\n")[0] == "worker-1"
-    assert a.post.message_state(message_id) is None
+    assert a.commands.message_state(message_id) is None
 
 
 def test_a_target_that_appears_within_the_second_gets_the_message() -> None:
@@ -42,7 +42,7 @@ def test_before_this_node_has_joined_nobody_is_unknown() -> None:
     life, a.life = a.life, None
     message_id = a.send("b-1", b"early")
     world.pass_time(7.0)
-    assert a.post.message_state(message_id) == ()
+    assert a.commands.message_state(message_id) == ()
     a.life = life
     b = world.add("b")
     assert b.arrived() == [b"early"]
@@ -82,9 +82,9 @@ def test_a_name_whose_holder_failed_waits_as_long_as_the_message_lives() -> None
     world.kill(b)
     message_id = a.send("worker", b"job", named=True, ttl=100.0)
     world.pass_time(50.0)
-    assert a.post.message_state(message_id)[0].state == "queued"
+    assert a.commands.message_state(message_id)[0].state == "queued"
     world.pass_time(51.0)
-    assert a.post.message_state(message_id)[0].state == "expired"
+    assert a.commands.message_state(message_id)[0].state == "expired"
     assert a.moves(message_id) == [("worker", "expired")]
 
 

@@ -12,12 +12,12 @@ def test_what_is_over_is_forgotten_before_what_still_waits() -> None:
     world.kill(b)
     waiting = a.send("b-1")
     for _ in range(limits.MESSAGE_STATES_MAX + 100):
-        a.post.send(
+        a.commands.send(
             world.at, source="x", target="a-1", named=False, type="T", payload=b"", ttl=9.0,
             correlation_id=None,
         )  # fmt: skip
         world.run()
-    assert a.post.message_state(waiting) is not None
+    assert a.commands.message_state(waiting) is not None
     assert len(a.post._tracking) == limits.MESSAGE_STATES_MAX
 
 

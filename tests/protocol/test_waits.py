@@ -158,7 +158,7 @@ def test_what_comes_together_is_told_together_and_within_the_limit() -> None:
     limited = a.called
     free = poll(b)
     sent = [
-        c.post.send(
+        c.commands.send(
             world.at, source="c-1", target="g", named=False, type="Query", payload=b"x",
             ttl=60.0, correlation_id=None,
         )
@@ -321,7 +321,7 @@ def test_a_reader_that_goes_away_is_forgotten_everywhere(through: str) -> None:
     reader = world.offices[through]
     call = poll(reader)
     assert waiting(a, b) > 0
-    reader.post.give_up(world.at, call)
+    reader.commands.give_up(world.at, call)
     world.run()
     assert waiting(a, b, c) == 0
     c.send("g")
@@ -333,8 +333,8 @@ def test_giving_up_is_for_reads_alone() -> None:
     world, a, b, _ = three()
     world.block(a, b)
     b.call("acknowledge", "g", ("x",))
-    b.post.give_up(world.at, b.called)
-    b.post.give_up(world.at, 12345)
+    b.commands.give_up(world.at, b.called)
+    b.commands.give_up(world.at, 12345)
     world.pass_time(1.1)
     assert b.status() == "ok"
 

@@ -46,7 +46,7 @@ def test_requests_broadcasts_and_registry_calls_are_relayed_too() -> None:
     a.send("c-1")
     world.pass_time(timing.RELAY_AFTER + 0.1)
     call = a.request("c-1")
-    c.post.respond(world.at, c.of(RequestArrived)[0].request, b"!")
+    c.commands.respond(world.at, c.of(RequestArrived)[0].request, b"!")
     world.run()
     assert a.ended(call) is not None
     assert a.call("heartbeat", "g") is not None
