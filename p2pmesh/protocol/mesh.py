@@ -36,15 +36,13 @@ from p2pmesh.protocol.dials import Purpose
 from p2pmesh.protocol.gossip import read_item
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
-from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.links import Link, Phase
 from p2pmesh.protocol.lookup import Lookup
-from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.orphans import Orphans
-from p2pmesh.protocol.postoffice import PostOffice
+from p2pmesh.protocol.plane import MessagePlane
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
@@ -69,7 +67,6 @@ from p2pmesh.protocol.types import (
     Stop,
     Token,
 )
-from p2pmesh.protocol.ways import Announce, NeedLink, SendTo
 
 #: A timer this much later than asked for means that this process did not run.
 _SLEEP_AFTER: Final = timing.STALL_GRACE - 2.0
@@ -113,21 +110,9 @@ class Mesh:
         self._joining = Joining(core, self._membership, neighbours, monitoring)
         self._leading = Leading(core, questions)
         self._lookup = Lookup(core, questions)
-        agent = config.agent.instance_id if config.agent is not None else None
-        self._ledger = Ledger(restored or Restored(), at.now, is_durable=config.persistent)
-        self._office = PostOffice(
-            self._lookup,
-            self._ledger,
-            entropy=entropy,
-            agent=agent,
-            begin=self._begin,
-            settle=self._settle,
+        self._plane = MessagePlane(
+            core, self._lookup, self._membership, neighbours, self._side, settle=self._settle
         )
-        self._office_used = False
-        self._office_due: float | None = None
-        self._unseen: list[Changed] = []  # what the message plane has not looked at
-        self._is_look_due = False  # something of it does not wait
-        self._looked_at = -timing.NEWS_INTERVAL
         self._ticked_at = at.now
         self._leaving_until: float | None = None
         self._is_working = False  # while it leaves: handlers of messages run
@@ -144,8 +129,8 @@ class Mesh:
         interval = timing.PRESETS[core.config.preset].heartbeat_interval
         core.timers.set("beat", None, at.now + core.rng.uniform(0, interval))
         core.timers.set("housekeeping", None, at.now + _HOUSEKEEPING)
-        if self._ledger.is_durable:
-            self._post.restore(at)
+        if self._plane.ledger.is_durable:
+            self._plane.reach().restore(at)
         self._joining.start()
         self._settle()
 
@@ -246,14 +231,14 @@ class Mesh:
     def saved(self, at: Instant, number: int) -> None:
         """All ``Save``s up to this number are on disk."""
         self._core.at = at
-        self._post.saved(at, number)
+        self._plane.reach().saved(at, number)
         self._settle()
 
     def save_failed(self, at: Instant, detail: str) -> None:
         """A ``Save`` cannot be made now.  The caller keeps it, in its order, and tries
         again; ``saved`` ends this."""
         self._core.at = at
-        self._post.save_failed(at, detail)
+        self._plane.reach().save_failed(at, detail)
         self._settle()
 
     # --- commands -----------------------------------------------------------------------
@@ -261,7 +246,7 @@ class Mesh:
     @property
     def commands(self) -> Commands:
         """What the message plane does for users."""
-        return self._office.commands
+        return self._plane.commands
 
     def instance(self, instance_id: str) -> Instance | None:
         """Where this instance lives, failed and left ones included."""
@@ -290,7 +275,7 @@ class Mesh:
         if self._leaving_until is None:
             self._is_working = is_working
             self._leaving_until = at.now + timing.LEAVE_TIMEOUT
-            self._post.begin_leave(at)
+            self._plane.reach().begin_leave(at)
             self._settle()
             self._leave_when_drained()
 
@@ -308,7 +293,7 @@ class Mesh:
         """When to call ``handle_timer``, in Instant.now seconds."""
         if self._is_stopped:
             return None
-        mine, posts = self._core.timers.next(), self._office_due
+        mine, posts = self._core.timers.next(), self._plane.due_at
         if mine is None or posts is None:
             return mine if posts is None else posts
         return min(mine, posts)
@@ -319,15 +304,14 @@ class Mesh:
         self._notice_gap(at)
         for kind, key in list(core.timers.due(at.now)):
             self._timer(kind, key)
-        if self._office_due is not None and self._office_due <= at.now:
-            self._post.handle_timer(at)
+        self._plane.handle_timer(at)
         self._settle()
 
     # --- results ------------------------------------------------------------------------------
 
     def actions(self) -> list[Action]:
         """Everything to do since the last call, in order."""
-        if self._office_used:  # commands that many come of settle here, together
+        if self._plane.is_used:  # commands that many come of settle here, together
             self._settle()
         actions = self._core.drain()
         while self._core.overfull:
@@ -342,7 +326,7 @@ class Mesh:
     def members(self, at: Instant) -> tuple[Member, ...]:
         """Oldest first, failed and left ones included."""
         self._core.at = at
-        return self._lookup.members(self._office.guest)
+        return self._lookup.members(self._plane.office.guest)
 
     def me(self, at: Instant) -> Member:
         """This node as it lists itself; its life is "" until it has joined."""
@@ -376,11 +360,11 @@ class Mesh:
     def counters(self) -> dict[str, int]:
         """How often something was dropped, refused or odd, by reason."""
         counters = self._core.connections.counters
-        return {**counters, **self._office.counters, **self._ledger.counters}
+        return {**counters, **self._plane.office.counters, **self._plane.ledger.counters}
 
     def load(self) -> Load:
         """What the message plane holds now, and what it did."""
-        return self._office.load()
+        return self._plane.office.load()
 
     @property
     def is_joined(self) -> bool:
@@ -390,7 +374,7 @@ class Mesh:
     def version(self) -> Hashable:
         """Differs when what ``members`` shows does, but for what time alone changes:
         ages, and who is suspect or stalled."""
-        return self._core.view.hash(), self._office.words, self._core.said
+        return self._core.view.hash(), self._plane.office.words, self._core.said
 
     def view_hash(self) -> bytes:
         """8 bytes, equal on nodes that hold the same claims."""
@@ -421,7 +405,7 @@ class Mesh:
                     case Purpose.REPLACE:
                         assert isinstance(attempt.target, bytes)
                         if self._side.replace_failed(attempt):
-                            self._post.unlinked(self._core.at, attempt.target)
+                            self._plane.reach().unlinked(self._core.at, attempt.target)
                     case Purpose.CHECK | Purpose.HEAL:
                         self._core.count(f"dial {attempt.purpose.value} failed")
 
@@ -443,9 +427,9 @@ class Mesh:
             return
         del core.links_up[peer]
         if orderly and self._joining.take_back(peer):
-            self._post.linked(core.at, peer)
+            self._plane.reach().linked(core.at, peer)
             return
-        self._post.unlinked(core.at, peer)
+        self._plane.reach().unlinked(core.at, peer)
         self._monitoring.link_ended(link, orderly=orderly)
 
     def _pause(self, at: Instant, link: int, *, is_paused: bool) -> None:
@@ -457,9 +441,9 @@ class Mesh:
         found.is_paused = is_paused
         if found.peer is not None and core.links_up.get(found.peer) is found:
             if is_paused:
-                self._post.paused(at, found.peer)
+                self._plane.reach().paused(at, found.peer)
             else:
-                self._post.resumed(at, found.peer)
+                self._plane.reach().resumed(at, found.peer)
         core.touch(found)
         self._settle()
 
@@ -471,7 +455,7 @@ class Mesh:
             self._joining.hello(link, message)
             peer = link.peer
             if peer is not None and self._core.links_up.get(peer) is link:
-                self._post.linked(self._core.at, peer)
+                self._plane.reach().linked(self._core.at, peer)
             for occurrence in self._core.connections.after_end(link):
                 self._occurred(occurrence)
         elif isinstance(message, wire.CloseReason):
@@ -513,7 +497,7 @@ class Mesh:
                 self._core.count("message_out_of_place")
             case _:
                 assert link.peer is not None
-                self._post.received(self._core.at, link.peer, message)
+                self._plane.reach().received(self._core.at, link.peer, message)
 
     def _taken(self, link: Link, size: int) -> None:
         """Some of what is large has arrived: go on, and say how far it is."""
@@ -526,7 +510,7 @@ class Mesh:
             return
         core.touch(link)
         assert link.peer is not None
-        self._post.progressed(core.at, link.peer)
+        self._plane.reach().progressed(core.at, link.peer)
         for message, sent, total in reached:
             if isinstance(message, wire.Post | wire.Ask):
                 envelope = message.envelope
@@ -641,7 +625,7 @@ class Mesh:
             case "news", _:
                 pass  # what is due is told with every input
             case "look", _:
-                self._look()
+                self._plane.look()
             case "hearsay", _:
                 self._wake()
             case "doubt", _:
@@ -674,7 +658,7 @@ class Mesh:
         core.view.expire(core.at.now)
         self._lookup.changed()
         for peer in self._side.close_idle():
-            self._post.unlinked(core.at, peer)
+            self._plane.reach().unlinked(core.at, peer)
 
     # --- sleep ----------------------------------------------------------------------------------
 
@@ -708,7 +692,7 @@ class Mesh:
     def _leave_when_drained(self) -> None:
         core = self._core
         assert self._leaving_until is not None
-        is_over = self._office.is_drained and not self._is_working
+        is_over = self._plane.office.is_drained and not self._is_working
         if not is_over and core.at.now < self._leaving_until:
             core.timers.set("leave", None, core.at.now + 0.02)
             return
@@ -741,12 +725,10 @@ class Mesh:
             self._report(changes)
             self._orphans.settle(changes)
             self._leading.follow()
-            self._unseen += changes
-            self._is_look_due |= not all(map(_may_wait, changes))
-        if self._unseen:
-            self._look_in_time()
-        if self._office_used:
-            self._carry_out()
+            self._plane.follow(changes)
+        self._plane.settle()
+        if core.changes:
+            self._settle()
 
     def _report(self, changes: list[Changed]) -> None:
         """Events begin with ``joined``; then come all whom it joined, then what changes."""
@@ -763,65 +745,3 @@ class Mesh:
         for held in core.view.all_alive():
             if held.id != core.me:
                 core.act(MemberJoined(**who(held.record)))
-
-    def _begin(self, at: Instant) -> None:
-        """A command of the message plane is about to be carried out."""
-        self._core.at = at
-        if self._unseen:
-            self._look()
-        self._office_used = True
-
-    @property
-    def _post(self) -> PostOffice:
-        """The message plane: who reaches for it may have given it something to say.  It
-        has seen what changed before."""
-        if self._unseen:
-            self._look()
-        self._office_used = True
-        return self._office
-
-    def _look_in_time(self) -> None:
-        """The message plane looks at once at who ended and at guests, and at new members
-        together when many come."""
-        due_at = self._looked_at + timing.NEWS_INTERVAL
-        if self._is_look_due or self._core.at.now >= due_at:
-            self._look()
-        else:
-            self._core.timers.set_earlier("look", None, due_at)
-
-    def _look(self) -> None:
-        unseen, self._unseen = self._unseen, []
-        self._is_look_due = False
-        self._looked_at = self._core.at.now
-        nodes = {change.key for change in unseen if isinstance(change.key, bytes)}
-        instances = {change.key for change in unseen if isinstance(change.key, str)}
-        instances.update(self._lookup.agents_of(nodes))
-        self._office_used = True
-        self._office.membership_changed(self._core.at, nodes, instances)
-
-    def _carry_out(self) -> None:
-        """What the message plane wants done."""
-        core = self._core
-        self._office_used = False
-        effects = self._office.drain(core.at)
-        self._office_due = self._office.next_timer()
-        for effect in effects:
-            match effect:
-                case SendTo(peer, message):
-                    link = core.links_up.get(peer)
-                    if link is not None:
-                        core.tell(link, message)
-                        self._side.used(link)
-                case NeedLink(peer):
-                    self._neighbours.connect(peer, at_once=True)
-                case Announce(entry):
-                    self._membership.announce(entry)
-                case _:
-                    core.act(effect)
-        if core.changes:
-            self._settle()
-
-
-def _may_wait(changed: Changed) -> bool:
-    """A member that is new, or says something new."""
-    return isinstance(changed.key, bytes) and changed.change in (Change.JOINED, Change.UPDATED)

@@ -122,6 +122,6 @@ def test_a_goodbye_that_others_remember_does_not_end_a_later_life_here(
     net.run_until(lambda: len(net.running()) == 2 and net.agrees(), within=10.0)
     net.run(0.2)
     assert homes(net) == {(here.mesh.node_id, "alive")}
-    term = here.mesh._office.guest("g").entry.term  # type: ignore[union-attr]
+    term = here.mesh._plane.office.guest("g").entry.term  # type: ignore[union-attr]
     net.run(5.0)
-    assert here.mesh._office.guest("g").entry.term == term  # type: ignore[union-attr]
+    assert here.mesh._plane.office.guest("g").entry.term == term  # type: ignore[union-attr]

@@ -121,7 +121,7 @@ def test_a_home_that_returns_from_a_cut_hands_over_what_its_senders_do_not_hold(
     net.run(1.0)
     assert guest.read(c) == [orphaned]
     assert counted(net, "guest_outbid") == 1
-    outbox = a.mesh._office._outbox
+    outbox = a.mesh._plane.office._outbox
     kept = [i.message_id for lane in outbox._by_id.values() for i in lane.stream.items.values()]
     assert orphaned in kept, "until its new home has said that it is done"
     assert guest.acknowledge(b, orphaned) == "ok"
@@ -177,7 +177,7 @@ def test_a_home_that_sleeps_is_outbid_after_a_second_and_hears_of_it_when_it_wak
     assert guest.read(c) == [message_id]
     assert guest.acknowledge(c, message_id) == "ok"
     net.wake(a)
-    net.run_until(lambda: a.mesh._office.guest("g") is None, within=5.0)
+    net.run_until(lambda: a.mesh._plane.office.guest("g") is None, within=5.0)
     net.run_until(lambda: guest.homes() == {b.node_id}, within=5.0)
     net.run(3.0)  # it needs new links
     assert guest.read(a) == []

@@ -92,7 +92,7 @@ def test_a_guest_that_roams_takes_its_reader_along(mesh: Mesh) -> None:
     mesh.net.cut(mesh.other, mesh.home)
     mesh.beat(mesh.other)
     mesh.net.run(timing.FORWARD_TIMEOUT + 4.0)
-    assert mesh.home.mesh._office.guest("g") is None, "adopted elsewhere"
+    assert mesh.home.mesh._plane.office.guest("g") is None, "adopted elsewhere"
     assert mesh.ended(call) is None
     message_id = mesh.send()
     mesh.net.run_until(lambda: mesh.is_told(call, message_id), within=2.0)
