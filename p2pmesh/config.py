@@ -31,6 +31,7 @@ from p2pmesh.values import (
     read_address,
     read_choice,
     read_count,
+    read_given_type,
     read_host,
     read_http,
     read_instance_id,
@@ -41,7 +42,6 @@ from p2pmesh.values import (
     read_port,
     read_seconds,
     read_text,
-    read_type,
     read_url,
 )
 
@@ -225,7 +225,7 @@ class Settings:
     discover: bool = _setting("discover", "what mDNS offers in 2 s; needs no node", "members")
     type: str | None = _setting(
         "type", "message type; an unknown one is sent as custom", POST,
-        metavar="T", read=read_type, shown="Notification; Query for request",
+        metavar="T", read=read_given_type, shown="Notification; Query for request",
     )  # fmt: skip
     from_: str | None = _setting(
         "from", "instance id of the sender", POST,

@@ -54,6 +54,13 @@ def read_type(text: str) -> str:
     return text
 
 
+def read_given_type(text: str) -> str:
+    """As typed: an empty one is a variable of a script that was not set."""
+    if not text:
+        raise ValueError("a message type is not empty; leave it out for the usual one")
+    return read_type(text)
+
+
 def _bounded(text: str, bytes_max: int, what: str) -> str:
     try:
         length = len(text.encode())

@@ -11,8 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from math import isinf
 from typing import Final
 
 from p2pmesh.cli.call import Call
@@ -26,6 +29,12 @@ from p2pmesh.protocol.limits import PROGRESS_MIN
 SAFE_WITHIN: Final = 2.0  # what is still queued then is reported as queued
 _POLL_INTERVAL: Final = 0.02
 _ANSWER_MARGIN: Final = 5.0  # the node keeps the timeout; this is for its saying so
+
+#: What a message carries of integers.
+_INTEGER_MIN: Final = -(2**63)
+_INTEGER_MAX: Final = 2**64 - 1
+_DIGITS_MAX: Final = 20
+_QUOTED_MAX: Final = 40
 
 #: From least to most advanced; a broadcast is as far as its last recipient.
 _STATES: Final = ("queued", "stored", "done", "expired", "dead")  # as protocol.types.MessageState
@@ -135,7 +144,8 @@ def _state_when_safe(node: NodeClient, message_id: str) -> tuple[str, str]:
 
 def read_payload(text: str | None) -> object:
     """JSON if it is JSON, else the string itself; ``-`` reads stdin, less the newline
-    that ends it; None: null.  Raises ConfigError for what no message can carry."""
+    that ends it; None: null.  Raises ConfigError for what no message can carry, as a node
+    would."""
     if text is None:
         return None
     try:
@@ -144,16 +154,53 @@ def read_payload(text: str | None) -> object:
         text.encode()
     except UnicodeError:
         raise ConfigError("PAYLOAD: not UTF-8; encode it, for instance as base64") from None
+    wrong: list[str] = []  # told only when it is JSON to its end
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_int=partial(_integer, wrong),
+            parse_float=partial(_float, wrong),
+            object_pairs_hook=partial(_object, wrong),
+        )
     except RecursionError:
         raise ConfigError("PAYLOAD: JSON nested too deep; make it flatter") from None
     except ValueError:
         return text
+    if wrong:
+        raise ConfigError(f"PAYLOAD: {wrong[0]}")
+    return value
 
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+def _integer(wrong: list[str], digits: str) -> int:
+    # Python refuses to read thousands of digits, and needs not try.
+    number = int(digits) if len(digits) <= _DIGITS_MAX else _INTEGER_MAX + 1
+    if not _INTEGER_MIN <= number <= _INTEGER_MAX:
+        wrong.append(f"the integer {_clip(digits)} exceeds 64 bits; send it as a string")
+    return number
+
+
+def _float(wrong: list[str], digits: str) -> float:
+    number = float(digits)
+    if isinf(number):
+        wrong.append(f"the number {_clip(digits)} exceeds a float; send it as a string")
+    return number
+
+
+def _object(wrong: list[str], pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        wrong.append(f"the key {_clip(key)!r} is repeated in one object")
+    return found
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _QUOTED_MAX else f"{text[:_QUOTED_MAX]}…"
 
 
 def message_type(name: str) -> str | dict[str, str]:

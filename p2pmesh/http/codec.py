@@ -82,6 +82,9 @@ def read(body: bytes) -> Any:
         raise NotJson("nested too deep") from None
     except msgspec.MsgspecError as error:
         what = str(error).removeprefix("JSON is malformed: ")
+        for said, instead in _OUT_OF_RANGE.items():
+            if what.startswith(said):
+                raise NotJson(what.replace(said, instead)) from None
         raise NotJson(f"the body is not JSON: {what}") from None
     if (key := _repeated_key(body, value)) is not None:
         raise NotJson(f"the key {_clip(key)!r} is repeated in one object")
@@ -90,6 +93,11 @@ def read(body: bytes) -> Any:
     return value
 
 
+#: For what the decoder says no more of: it is JSON, and not to be carried.
+_OUT_OF_RANGE: Final = {
+    "Integer value out of range": "an integer exceeds 64 bits; send it as a string",
+    "Number out of range": "a number exceeds a float; send it as a string",
+}
 _decode: Final = msgspec.json.Decoder().decode
 _LONG_NUMBER: Final = re.compile(rb"\d{19}")
 # JSON text without brackets outside strings.  Possessive: no text makes it backtrack.

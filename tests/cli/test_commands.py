@@ -257,6 +257,10 @@ def test_request_prints_the_payload_of_the_answer_alone(p2pmesh: Run, node: Fake
         ("", ""),
         ("{broken", "{broken"),
         ("NaN", "NaN"),
+        ("18446744073709551615", 2**64 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("99999999999999999999 bottles", "99999999999999999999 bottles"),
+        ('{"a":1,"a":', '{"a":1,"a":'),
         ("[Infinity]", "[Infinity]"),
     ],
 )
@@ -281,7 +285,16 @@ def test_a_payload_is_read_from_stdin_and_missing_is_null(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("\udcff", "not UTF-8"), ("[" * 100_000 + "]" * 100_000, "nested too deep")]
+    ("text", "said"),
+    [
+        ("\udcff", "not UTF-8"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deep"),
+        ('[{"a":{},"b":1,"a":2}]', "the key 'a' is repeated in one object"),
+        ("18446744073709551616", "the integer 18446744073709551616 exceeds 64 bits"),
+        ("-9223372036854775809", "the integer -9223372036854775809 exceeds 64 bits"),
+        ("[" + "7" * 5000 + "]", f"the integer {'7' * 40}… exceeds 64 bits; send it as a string"),
+        ('{"x":-1e400}', "the number -1e400 exceeds a float; send it as a string"),
+    ],
 )
 def test_a_payload_that_no_message_carries_is_a_usage_error(
     text: str, said: str, p2pmesh: Run, node: FakeNode
@@ -289,6 +302,15 @@ def test_a_payload_that_no_message_carries_is_a_usage_error(
     status, _, err = p2pmesh("send", "ada", text)
     assert status == 2
     assert said in err
+    assert err.count("\n") == 1
+    assert not node.seen
+
+
+def test_a_type_that_is_empty_is_a_usage_error(p2pmesh: Run, node: FakeNode) -> None:
+    status, _, err = p2pmesh("send", "ada", "1", "--type", "")
+    assert status == 2
+    assert "--type" in err
+    assert "a message type is not empty" in err
     assert not node.seen
 
 

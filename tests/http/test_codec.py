@@ -114,6 +114,8 @@ def test_a_refusal_says_what_is_wrong_and_where() -> None:
         (b'["\xff"]', "not UTF-8"),
         (b'{"b":{"a":1,"a":2}}', "'a' is repeated"),
         (b"[18446744073709551616]", "64 bits"),
+        (b"7" * 5000, "64 bits"),
+        (b"[-1e400]", "exceeds a float"),
         (b"[" * 126 + b"]" * 126, "more than 124 levels"),
     ]:
         with pytest.raises(codec.NotJson) as refused:
