@@ -208,7 +208,7 @@ def shape_query(text: str, type: Any) -> Any:
     """A query string as a ``type``, a struct whose fields describe themselves.
 
     A parameter may be repeated where its field is a tuple, and empty ones say nothing
-    there; elsewhere the last one counts.  Unknown ones are ignored.  Raises WrongShape.
+    there.  Unknown ones are ignored.  Raises WrongShape.
     """
     given = parse_qs(text, keep_blank_values=True, errors="replace")
     found: dict[str, Any] = {}
@@ -216,12 +216,19 @@ def shape_query(text: str, type: Any) -> Any:
         if name not in given:
             continue
         values = list(filter(None, given[name])) if is_many else given[name]
+        if len(values) > 1 and not is_many:
+            raise WrongShape(f"{name} is given {len(values)} times: give it once")
+        said = ", ".join(values)
         try:
-            found[name] = msgspec.convert(values if is_many else values[-1], wanted, strict=False)
+            if get_args(wanted)[0] is int and not _INTEGER.fullmatch(said):
+                raise msgspec.ValidationError  # "1e3" would pass
+            found[name] = msgspec.convert(values if is_many else said, wanted, strict=False)
         except msgspec.ValidationError:
-            said = ", ".join(values)
             raise WrongShape(f"{name} is {meaning}, not {_clip(said)!r}") from None
     return type(**found)
+
+
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 @lru_cache

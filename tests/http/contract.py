@@ -687,8 +687,11 @@ class Contract:
                 assert door.ask(get(f"/messages/{who}?wait=0.3")).json == {"messages": []}
                 assert time.monotonic() - started > 0.25  # timers round by milliseconds
 
-    @pytest.mark.parametrize("query", ["wait=61", "wait=-1", "wait=soon", "wait=nan", "limit=0"])
-    def test_a_wait_or_limit_out_of_range_is_400(self, doors: Doors, query: str) -> None:
+    @pytest.mark.parametrize(
+        "query",
+        ["wait=61", "wait=-1", "wait=soon", "wait=nan", "limit=0", "limit=1e2", "limit=1&limit=2"],
+    )
+    def test_a_wait_or_limit_that_does_not_fit_is_400(self, doors: Doors, query: str) -> None:
         with doors.open() as door:
             assert_refused(door.ask(get(f"/messages/{fresh()}?{query}")), 400)
 
