@@ -43,6 +43,7 @@ PROTOCOL: Final = {
         {"questions", "sidelinks"},
         {"monitoring"},
         {"joining", "leading", "lookup"},
+        {"sleeping"},
     ),
     "messages": (
         {"directory", "envelopes", "ledger", "window"},

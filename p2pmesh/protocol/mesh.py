@@ -48,6 +48,7 @@ from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.selfword import SelfWord
 from p2pmesh.protocol.sidelinks import SideLinks
+from p2pmesh.protocol.sleeping import Sleeping
 from p2pmesh.protocol.transfers import TransferError
 from p2pmesh.protocol.types import (
     Action,
@@ -68,8 +69,6 @@ from p2pmesh.protocol.types import (
     Token,
 )
 
-#: A timer this much later than asked for means that this process did not run.
-_SLEEP_AFTER: Final = timing.STALL_GRACE - 2.0
 _HOUSEKEEPING: Final = 5.0
 
 
@@ -109,11 +108,11 @@ class Mesh:
         self._orphans = Orphans(core)
         self._joining = Joining(core, self._membership, neighbours, monitoring)
         self._leading = Leading(core, questions)
+        self._sleeping = Sleeping(core, self._membership, monitoring, self._leading)
         self._lookup = Lookup(core, questions)
         self._plane = MessagePlane(
             core, self._lookup, self._membership, neighbours, self._side, settle=self._settle
         )
-        self._ticked_at = at.now
         self._leaving_until: float | None = None
         self._is_working = False  # while it leaves: handlers of messages run
         self._is_stopped = False
@@ -125,7 +124,7 @@ class Mesh:
         """The transport is ready: begin to look for others."""
         core = self._core
         core.at = at
-        self._ticked_at = at.now
+        self._sleeping.start(at)
         interval = timing.PRESETS[core.config.preset].heartbeat_interval
         core.timers.set("beat", None, at.now + core.rng.uniform(0, interval))
         core.timers.set("housekeeping", None, at.now + _HOUSEKEEPING)
@@ -301,7 +300,7 @@ class Mesh:
     def handle_timer(self, at: Instant) -> None:
         core = self._core
         core.at = at
-        self._notice_gap(at)
+        self._sleeping.ran(at)
         for kind, key in list(core.timers.due(at.now)):
             self._timer(kind, key)
         self._plane.handle_timer(at)
@@ -340,7 +339,7 @@ class Mesh:
     def token(self, at: Instant) -> Token:
         """Raises NotAuthoritative, also when this machine slept just now."""
         self._core.at = at
-        self._notice_gap(at)
+        self._sleeping.ran(at)
         return self._leading.token()
 
     def links(self, at: Instant) -> tuple[LinkInfo, ...]:
@@ -470,7 +469,7 @@ class Mesh:
                 self._neighbours.heartbeat(link, message)
                 self._membership.beat(link, view)
                 if self._leading.is_suspended:
-                    self._wake()  # a live peer was heard after a sleep
+                    self._sleeping.wake()  # a live peer was heard after a sleep
                 self._leading.heard(message.epoch, message.claimant)
             case wire.News(items):
                 self._items(link, items, flood=True)
@@ -627,10 +626,9 @@ class Mesh:
             case "look", _:
                 self._plane.look()
             case "hearsay", _:
-                self._wake()
+                self._sleeping.wake()
             case "doubt", _:
-                self._membership.drop_doubtful_guests()
-                monitoring.doubt()
+                self._sleeping.doubt_due()
             case "word", _:
                 self._word.tell()
             case "leave", _:
@@ -659,33 +657,6 @@ class Mesh:
         self._lookup.changed()
         for peer in self._side.close_idle():
             self._plane.reach().unlinked(core.at, peer)
-
-    # --- sleep ----------------------------------------------------------------------------------
-
-    def _notice_gap(self, at: Instant) -> None:
-        """Timers run every heartbeat: a larger gap means that this process did not.
-        After a short one nobody is accused for a while.  After one in which others
-        may have buried me, leadership is dropped until a peer is heard, and nothing of
-        the view is told until others confirm it."""
-        gap = at.now - self._ticked_at
-        self._ticked_at = at.now
-        interval = timing.PRESETS[self._core.config.preset].heartbeat_interval
-        if gap > interval + timing.LAG_TOLERANCE:
-            self._monitoring.lagged()
-        if gap > _SLEEP_AFTER and self._core.life is not None:
-            self._leading.suspend()
-            self._core.view.doubt(self._core.me)
-            self._core.timers.set("hearsay", None, at.now + timing.HEARSAY_LATEST)
-            self._core.timers.set("doubt", None, at.now + timing.HEARSAY_LATEST)
-            self._monitoring.slept()
-
-    def _wake(self) -> None:
-        core = self._core
-        if self._leading.is_suspended:
-            core.timers.cancel("hearsay", None)
-            self._leading.is_suspended = False
-            self._membership.raise_incarnation(core.record.record.incarnation)
-            self._leading.settle()
 
     # --- leaving --------------------------------------------------------------------------------
 
