@@ -58,7 +58,7 @@ PROTOCOL: Final = {
         {"commands"},
         {"postoffice"},
     ),
-    "the door": ({"plane"}, {"mesh"}),
+    "the door": ({"plane"}, {"dispatch"}, {"mesh"}),
 }
 #: Beside those, the protocol imports nothing that could read a clock, draw a
 #: random number, touch a file or a socket, wait, or log.

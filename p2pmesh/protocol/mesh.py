@@ -18,25 +18,17 @@ What users ask of the message plane is in ``Mesh.commands`` (``commands``).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from p2pmesh.protocol import directory, timing, wire
 from p2pmesh.protocol.commands import Commands
-from p2pmesh.protocol.connections import (
-    AttemptFailed,
-    Broken,
-    Established,
-    Occurrence,
-    Opened,
-    Received,
-)
+from p2pmesh.protocol.connections import Received
 from p2pmesh.protocol.core import Changed, Core
-from p2pmesh.protocol.dials import Purpose
-from p2pmesh.protocol.gossip import read_item
+from p2pmesh.protocol.dispatch import Dispatch
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
-from p2pmesh.protocol.links import Link, Phase
+from p2pmesh.protocol.links import Phase
 from p2pmesh.protocol.lookup import Lookup
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
@@ -49,7 +41,6 @@ from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.selfword import SelfWord
 from p2pmesh.protocol.sidelinks import SideLinks
 from p2pmesh.protocol.sleeping import Sleeping
-from p2pmesh.protocol.transfers import TransferError
 from p2pmesh.protocol.types import (
     Action,
     Candidate,
@@ -62,7 +53,6 @@ from p2pmesh.protocol.types import (
     Member,
     MemberJoined,
     MeshConfig,
-    MessageProgress,
     NodeId,
     Restored,
     Stop,
@@ -113,6 +103,19 @@ class Mesh:
         self._plane = MessagePlane(
             core, self._lookup, self._membership, neighbours, self._side, settle=self._settle
         )
+        self._dispatch = Dispatch(
+            core,
+            membership=self._membership,
+            neighbours=neighbours,
+            questions=questions,
+            monitoring=monitoring,
+            side=self._side,
+            joining=self._joining,
+            leading=self._leading,
+            sleeping=self._sleeping,
+            lookup=self._lookup,
+            plane=self._plane,
+        )
         self._leaving_until: float | None = None
         self._is_working = False  # while it leaves: handlers of messages run
         self._is_stopped = False
@@ -142,7 +145,7 @@ class Mesh:
             core.connections.refuse(link)
             return
         for occurrence in core.connections.opened(link, address, dial, at.now):
-            self._occurred(occurrence)
+            self._dispatch.occurred(occurrence)
         self._settle()
 
     def bytes_received(self, at: Instant, link: int, data: bytes) -> None:
@@ -154,9 +157,9 @@ class Mesh:
             return
         for occurrence in core.connections.receive(found, data, at.now):
             if isinstance(occurrence, Received):  # nearly all of them
-                self._received(found, occurrence.message)
+                self._dispatch.received(found, occurrence.message)
             else:
-                self._occurred(occurrence)
+                self._dispatch.occurred(occurrence)
         if found.is_open and (taken := found.incoming.word()) is not None:
             core.tell(found, taken)
         if self._monitoring.is_asking and found.phase is Phase.UP:
@@ -170,9 +173,9 @@ class Mesh:
         found = core.connections.ended(link)
         if found is None:
             return
-        self._lost(found, orderly=found.was_closed)
+        self._dispatch.lost(found, orderly=found.was_closed)
         for occurrence in core.connections.after_end(found):
-            self._occurred(occurrence)
+            self._dispatch.occurred(occurrence)
         self._settle()
 
     def link_paused(self, at: Instant, link: int) -> None:
@@ -182,11 +185,26 @@ class Mesh:
     def link_resumed(self, at: Instant, link: int) -> None:
         self._pause(at, link, is_paused=False)
 
+    def _pause(self, at: Instant, link: int, *, is_paused: bool) -> None:
+        core = self._core
+        core.at = at
+        found = core.connections.links.get(link)
+        if found is None or found.is_paused == is_paused:
+            return
+        found.is_paused = is_paused
+        if found.peer is not None and core.links_up.get(found.peer) is found:
+            if is_paused:
+                self._plane.reach().paused(at, found.peer)
+            else:
+                self._plane.reach().resumed(at, found.peer)
+        core.touch(found)
+        self._settle()
+
     def dial_failed(self, at: Instant, dial: int, outcome: DialOutcome) -> None:
         """A ``Dial`` brought no connection."""
         self._core.at = at
         for occurrence in self._core.connections.dial_failed(dial, outcome):
-            self._occurred(occurrence)
+            self._dispatch.occurred(occurrence)
         self._settle()
 
     def kernel_unacked(self, at: Instant, link: int, unacked: int) -> None:
@@ -317,7 +335,7 @@ class Mesh:
             for occurrence in self._core.connections.broken(
                 self._core.overfull.pop(), "peer does not read"
             ):
-                self._occurred(occurrence)
+                self._dispatch.occurred(occurrence)
             self._settle()
             actions += self._core.drain()
         return actions
@@ -379,194 +397,6 @@ class Mesh:
         """8 bytes, equal on nodes that hold the same claims."""
         return self._core.view.hash()
 
-    # --- what happens on links ------------------------------------------------------------------
-
-    def _occurred(self, occurrence: Occurrence) -> None:
-        match occurrence:
-            case Received(link, message):
-                self._received(link, message)
-            case Opened(link):
-                until = link.opened_at + timing.HANDSHAKE_TIMEOUT
-                self._core.timers.set("handshake", link.id, until)
-            case Established(link):
-                self._joining.say_hello(link)
-            case Broken(link, reason):
-                self._broke(link, reason)
-            case AttemptFailed(attempt):
-                match attempt.purpose:
-                    case Purpose.CANDIDATE:
-                        self._joining.candidate_tried(attempt, None)
-                    case Purpose.CONNECT:
-                        assert isinstance(attempt.target, bytes)
-                        self._monitoring.connect_failed(attempt.target, attempt.outcome)
-                    case Purpose.PROBE:
-                        self._monitoring.probe_failed(attempt)
-                    case Purpose.REPLACE:
-                        assert isinstance(attempt.target, bytes)
-                        if self._side.replace_failed(attempt):
-                            self._plane.reach().unlinked(self._core.at, attempt.target)
-                    case Purpose.CHECK | Purpose.HEAL:
-                        self._core.count(f"dial {attempt.purpose.value} failed")
-
-    def _broke(self, link: Link, reason: str) -> None:
-        attempt = link.attempt
-        if link.peer is None:
-            self._joining.rejected(link, reason)
-            if attempt is not None and attempt.purpose is Purpose.PROBE:
-                assert isinstance(attempt.target, bytes)
-                self._monitoring.probe_broken(attempt.target, reason)
-        self._lost(link, orderly=False)
-
-    def _lost(self, link: Link, *, orderly: bool) -> None:
-        """A link is gone; act only if it was the one in use."""
-        core = self._core
-        peer = link.peer
-        core.timers.cancel("handshake", link.id)
-        if peer is None or core.links_up.get(peer) is not link:
-            return
-        del core.links_up[peer]
-        if orderly and self._joining.take_back(peer):
-            self._plane.reach().linked(core.at, peer)
-            return
-        self._plane.reach().unlinked(core.at, peer)
-        self._monitoring.link_ended(link, orderly=orderly)
-
-    def _pause(self, at: Instant, link: int, *, is_paused: bool) -> None:
-        core = self._core
-        core.at = at
-        found = core.connections.links.get(link)
-        if found is None or found.is_paused == is_paused:
-            return
-        found.is_paused = is_paused
-        if found.peer is not None and core.links_up.get(found.peer) is found:
-            if is_paused:
-                self._plane.reach().paused(at, found.peer)
-            else:
-                self._plane.reach().resumed(at, found.peer)
-        core.touch(found)
-        self._settle()
-
-    def _received(self, link: Link, message: wire.Message) -> None:
-        """One message, to its desk."""
-        if link.phase is Phase.UP or link.phase is Phase.RETIRING:
-            self._received_up(link, message)
-        elif isinstance(message, wire.Hello) and link.phase is Phase.HELLO:
-            self._joining.hello(link, message)
-            peer = link.peer
-            if peer is not None and self._core.links_up.get(peer) is link:
-                self._plane.reach().linked(self._core.at, peer)
-            for occurrence in self._core.connections.after_end(link):
-                self._occurred(occurrence)
-        elif isinstance(message, wire.CloseReason):
-            self._closed(link, message)
-        else:
-            for occurrence in self._core.connections.broken(link, "message before hello"):
-                self._occurred(occurrence)
-
-    def _received_up(self, link: Link, message: wire.Message) -> None:
-        match message:
-            case wire.Heartbeat(view=view):
-                self._neighbours.heartbeat(link, message)
-                self._membership.beat(link, view)
-                if self._leading.is_suspended:
-                    self._sleeping.wake()  # a live peer was heard after a sleep
-                self._leading.heard(message.epoch, message.claimant)
-            case wire.News(items):
-                self._items(link, items, flood=True)
-            case wire.Ping(n):
-                self._core.tell(link, wire.Pong(n))
-            case wire.Pong():
-                self._monitoring.pong(link)
-            case wire.Offer(items, snapshot=snapshot):
-                self._items(link, items, flood=not snapshot)
-                self._membership.offered(link)
-            case wire.Buckets():
-                self._membership.buckets(link, message)
-            case wire.Digest():
-                self._membership.digest(link, message)
-            case wire.Want():
-                self._membership.want(link, message)
-            case wire.CloseReason():
-                self._closed(link, message)
-            case wire.Taken(size):
-                self._taken(link, size)
-            case wire.Restamp():
-                self._joining.restamp(link, message)
-            case wire.Hello() | wire.Chunk():
-                self._core.count("message_out_of_place")
-            case _:
-                assert link.peer is not None
-                self._plane.reach().received(self._core.at, link.peer, message)
-
-    def _taken(self, link: Link, size: int) -> None:
-        """Some of what is large has arrived: go on, and say how far it is."""
-        core = self._core
-        try:
-            reached = link.outgoing.taken(size, core.at.now)
-        except TransferError as error:
-            for occurrence in core.connections.broken(link, str(error)):
-                self._occurred(occurrence)
-            return
-        core.touch(link)
-        assert link.peer is not None
-        self._plane.reach().progressed(core.at, link.peer)
-        for message, sent, total in reached:
-            if isinstance(message, wire.Post | wire.Ask):
-                envelope = message.envelope
-                core.act(
-                    MessageProgress(
-                        message_id=envelope.message_id,
-                        recipient=message.recipient or envelope.target or "",
-                        sent=sent,
-                        total=total,
-                    )
-                )
-
-    def _items(self, link: Link, items: Iterable[bytes], *, flood: bool) -> None:
-        """News and offers: claims, questions and their answers."""
-        core = self._core
-        waiting = core.news.pieces
-        for encoded in items:
-            known = core.book.by_item(encoded)
-            if known is not None:
-                if core.view.nodes.get(known.id) is not known:
-                    self._membership.record(known, link, flood=flood)
-                elif waiting:
-                    core.news.known(known.id, link.id, encoded)
-                continue
-            match read_item(encoded, core.book):
-                case wire.RecordItem() as item:
-                    self._membership.record_item(item, link, flood=flood)
-                case wire.EntryItem() as item:
-                    self._membership.entry_item(item, link, flood=flood)
-                case wire.Question(subject=self.node_id) as question:
-                    self._joining.questioned(question)
-                case wire.Verdict(subject=self.node_id) as verdict:
-                    self._joining.buried(verdict)
-                case wire.Question() as question:
-                    self._questions.question(question, link, encoded)
-                case wire.Vouch() as vouch:
-                    self._questions.vouch(vouch, link, encoded)
-                case wire.Stall() as stall:
-                    self._questions.stall(stall, link, encoded)
-                case wire.Verdict() as verdict:
-                    self._questions.verdict(verdict, link, flood=flood)
-                case None:
-                    core.count("item_unknown")
-        self._lookup.changed()
-        self._joining.consider(link)
-
-    def _closed(self, link: Link, message: wire.CloseReason) -> None:
-        """The peer ends this link in order."""
-        core = self._core
-        link.was_closed = True
-        core.connections.close(link)
-        self._lost(link, orderly=True)
-        if link.peer is None and link.attempt is not None:
-            self._joining.rejected(link, message.reason[:64])
-        for occurrence in core.connections.after_end(link):
-            self._occurred(occurrence)
-
     # --- timers -------------------------------------------------------------------------------
 
     def _timer(self, kind: str, key: Hashable) -> None:
@@ -616,7 +446,7 @@ class Mesh:
             case "claim", _:
                 self._leading.settle()
             case "handshake", int(link):
-                self._handshake_due(link)
+                self._dispatch.handshake_due(link)
             case "flush", int(link):
                 found = self._core.connections.links.get(link)
                 if found is not None:
@@ -637,18 +467,6 @@ class Mesh:
                 self._keep_house()
             case _:
                 raise AssertionError(f"nobody handles the timer {kind!r}")
-
-    def _handshake_due(self, link: int) -> None:
-        """A handshake that takes too long, or a replaced link its dialler left open."""
-        connections = self._core.connections
-        found = connections.links.get(link)
-        if found is None or found.phase is Phase.UP:
-            return
-        if found.phase is Phase.RETIRING:
-            connections.close(found, "duplicate")
-            return
-        for occurrence in connections.broken(found, "handshake timeout", is_said=True):
-            self._occurred(occurrence)
 
     def _keep_house(self) -> None:
         core = self._core

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from p2pmesh.protocol.mesh import Mesh
+from p2pmesh.protocol.dispatch import Dispatch
 from p2pmesh.protocol.types import (
     DialOutcome,
     Elected,
@@ -177,14 +177,14 @@ def test_the_dead_are_not_back_when_a_stranger_answers_for_them_what_they_once_s
 def recorded_items(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, None]:
     """Every item of news and offers that any node is told from now on."""
     items: dict[bytes, None] = {}
-    original: Callable[..., None] = Mesh._items
+    original: Callable[..., None] = Dispatch.items
 
-    def record(mesh: Mesh, link: object, encoded: Iterable[bytes], *, flood: bool) -> None:
+    def record(dispatch: Dispatch, link: object, encoded: Iterable[bytes], *, flood: bool) -> None:
         encoded = tuple(encoded)
         items.update(dict.fromkeys(encoded))
-        original(mesh, link, encoded, flood=flood)
+        original(dispatch, link, encoded, flood=flood)
 
-    monkeypatch.setattr(Mesh, "_items", record)
+    monkeypatch.setattr(Dispatch, "items", record)
     return items
 
 
@@ -192,7 +192,7 @@ def say_again(net: SimNetwork, to: SimNode, items: Iterable[bytes]) -> None:
     """A member that this node is linked to says these."""
     link = next(link for link in to.mesh._core.links_up.values() if link.peer is not None)
     to.input("bytes_received", 0, b"")
-    to.mesh._items(link, tuple(items), flood=True)
+    to.mesh._dispatch.items(link, tuple(items), flood=True)
     to.mesh._settle()
     to._perform()
 

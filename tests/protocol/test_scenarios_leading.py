@@ -190,7 +190,7 @@ def test_a_heartbeat_far_above_all_that_was_seen_is_ignored(simulate: Simulate) 
     token = net.nodes[0].token()
     leader = net.nodes[0].mesh
     link = next(iter(leader._core.links_up.values()))
-    leader._received_up(link, wire.Heartbeat(leader.view_hash(), token.epoch + 2**34, 1))
+    leader._dispatch._received_up(link, wire.Heartbeat(leader.view_hash(), token.epoch + 2**34, 1))
     net.run(5.0)
     assert net.nodes[0].token() == token
 

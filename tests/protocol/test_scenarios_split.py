@@ -132,7 +132,7 @@ def forged(net: SimNetwork, node: SimNode, subject: SimNode, item: wire.Message)
         if link.peer is not None and link.peer != subject.mesh.node_id
     )
     node.input("bytes_received", 0, b"")
-    node.mesh._items(link, (wire.encode(item),), flood=True)
+    node.mesh._dispatch.items(link, (wire.encode(item),), flood=True)
     node.mesh._settle()
     node._perform()
 
