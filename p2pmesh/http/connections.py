@@ -56,6 +56,7 @@ class Limits:
     body: float = 30.0  # from its head
     linger: float = 10.0  # for the rest of a body that was refused
     idle: float = 75.0  # between two requests; clients keep connections for seconds
+    half_closed: float = 1.0  # for an answer that is waited for, by who may have hung up
     write: float = 30.0  # until what was written is taken, or a good part of it
     connections: int = 256
     of_an_address: int = 32  # loopback has no limit of its own
@@ -139,7 +140,8 @@ class Connection(RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_armed_for", "_due", "_full", "_socket", "_table", "_taken_by", "_timer", "_untaken",
+        "_armed_for", "_asked", "_due", "_full", "_says_no_more", "_socket", "_table",
+        "_taken_by", "_timer", "_untaken",
         "abandonable", "body", "is_broken", "local", "phase", "remote", "since",
     )  # fmt: skip
 
@@ -161,6 +163,8 @@ class Connection(RequestHandler):
         self.is_broken = False  # its framing: what follows cannot be understood
         self._table = table
         self._socket: asyncio.Transport | None = None  # until it is closed
+        self._asked: StreamReader | None = None  # the body of the last request
+        self._says_no_more = False  # it closed its side, and waits for its answers
         self._untaken = b""  # what came and is not parsed; nothing is read meanwhile
         self._due = inf  # when what it waits for has to be there
         self._taken_by = inf  # when what was written has to be taken ...
@@ -238,12 +242,24 @@ class Connection(RequestHandler):
             self.end()
             return
         if self._messages:
+            self._asked = self._messages[-1][1]
             self._wait(Phase.BUSY, inf)
         elif self._begins_a_head(data):
             # Since it was accepted the first head has its deadline.
             left = self._due - self._loop.time() if self.phase is Phase.SILENT else inf
             self._wait(Phase.HEAD, min(left, self._table.limits.head))
         self._notice_broken_body()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """It says no more.  Whether it still reads, as ``nc -N`` does, or has hung up
+        cannot be told: what it asked is answered, and waited for but a moment."""
+        is_whole = self._asked is not None and self._asked.is_eof() and not self._untaken
+        if self._socket is None or self.phase is not Phase.BUSY or not is_whole:
+            return False
+        self._says_no_more = True
+        self._due = self._loop.time() + self._table.limits.half_closed
+        self._arm()
+        return True
 
     # --- phases ----------------------------------------------------------------------
 
@@ -256,7 +272,9 @@ class Connection(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         answered = await super().finish_response(request, resp, start_time)
-        if not self._messages:
+        if self._says_no_more and not self._messages:
+            self.close()
+        elif not self._messages:
             self._wait(Phase.IDLE, self._table.limits.idle)
         return answered
 
@@ -332,7 +350,10 @@ class Connection(RequestHandler):
 
     def _client_is_late(self) -> None:
         counters = self._table.counters
-        if self.phase is Phase.IDLE:
+        if self.phase is Phase.BUSY:  # and half-closed
+            if self.abandonable is None:
+                return
+        elif self.phase is Phase.IDLE:
             counters["http_idle_timeouts"] += 1
         else:
             counters["http_head_timeouts"] += 1

@@ -382,6 +382,37 @@ def test_nothing_is_kept_of_connections_that_are_gone() -> None:
 
 def test_the_limits_are_those_that_are_documented() -> None:
     assert {each.name: getattr(connections.LIMITS, each.name) for each in fields(Limits)} == {
-        "head": 10.0, "body": 30.0, "linger": 10.0, "idle": 75.0, "write": 30.0,
+        "head": 10.0, "body": 30.0, "linger": 10.0, "idle": 75.0, "half_closed": 1.0, "write": 30.0,
         "connections": 256, "of_an_address": 32,
     }  # fmt: skip
+
+
+# --- clients that say no more ------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/health", "/messages/x", "/v1/self"])
+def test_a_client_that_closes_its_side_after_its_request_is_answered(
+    served: Served, path: str
+) -> None:
+    with Connection(served.addresses[0]) as door:
+        door.send(get(path))
+        door.end_of_input()
+        assert door.read().status == 200
+        assert door.rest() == b""
+
+
+def test_all_that_was_asked_before_is_answered(served: Served) -> None:
+    with Connection(served.addresses[0]) as door:
+        door.send(get("/health"))
+        door.send(post("/messages/ack/x", {"message_ids": ["m"]}))
+        door.end_of_input()
+        assert [door.read().status, door.read().status] == [200, 204]
+        assert door.rest() == b""
+
+
+def test_who_closes_its_side_and_asked_to_wait_is_waited_for_but_a_moment(served: Served) -> None:
+    with Connection(served.addresses[0]) as door:
+        door.send(get("/messages/x?wait=60"))
+        door.end_of_input()
+        assert door.rest() == b""
+    eventually(lambda: served.run(lambda: served.mesh.readers) == 0, "still waiting")
