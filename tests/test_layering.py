@@ -38,8 +38,8 @@ PROTOCOL: Final = {
         {"links"},
         {"connections"},
         {"core"},  # what those above it share
-        {"membership", "reporting", "selfword"},
-        {"neighbours", "orphans"},
+        {"membership", "reporting", "seeking", "selfword"},
+        {"doubles", "neighbours", "orphans"},
         {"questions", "sidelinks"},
         {"monitoring"},
         {"joining", "leading", "lookup"},

@@ -217,6 +217,10 @@ class Core:
 
     # --- my record --------------------------------------------------------------------
 
+    def life_number(self) -> int:
+        """The random part of a life that I take."""
+        return int.from_bytes(self.entropy(4))
+
     def publish(self, record: Record, urgency: Urgency = Urgency.CHANGE) -> SignedRecord:
         """Sign my new record, hold it, and tell everyone."""
         self.record = self.book.remember(self.signer.record(record))

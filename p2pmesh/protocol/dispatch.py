@@ -26,6 +26,7 @@ from p2pmesh.protocol.connections import (
 )
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.dials import Purpose
+from p2pmesh.protocol.doubles import Doubles
 from p2pmesh.protocol.gossip import read_item
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
@@ -36,6 +37,7 @@ from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.plane import MessagePlane
 from p2pmesh.protocol.questions import Questions
+from p2pmesh.protocol.seeking import Seeking
 from p2pmesh.protocol.sidelinks import SideLinks
 from p2pmesh.protocol.sleeping import Sleeping
 from p2pmesh.protocol.transfers import TransferError
@@ -54,6 +56,8 @@ class Dispatch:
         questions: Questions,
         monitoring: Monitoring,
         side: SideLinks,
+        seeking: Seeking,
+        doubles: Doubles,
         joining: Joining,
         leading: Leading,
         sleeping: Sleeping,
@@ -66,6 +70,8 @@ class Dispatch:
         self._questions = questions
         self._monitoring = monitoring
         self._side = side
+        self._seeking = seeking
+        self._doubles = doubles
         self._joining = joining
         self._leading = leading
         self._sleeping = sleeping
@@ -86,7 +92,7 @@ class Dispatch:
             case AttemptFailed(attempt):
                 match attempt.purpose:
                     case Purpose.CANDIDATE:
-                        self._joining.candidate_tried(attempt, None)
+                        self._seeking.candidate_tried(attempt, None)
                     case Purpose.CONNECT:
                         assert isinstance(attempt.target, bytes)
                         self._monitoring.connect_failed(attempt.target, attempt.outcome)
@@ -195,9 +201,9 @@ class Dispatch:
                 case wire.EntryItem() as item:
                     self._membership.entry_item(item, link, flood=flood)
                 case wire.Question(subject=self._core.me) as question:
-                    self._joining.questioned(question)
+                    self._doubles.questioned(question)
                 case wire.Verdict(subject=self._core.me) as verdict:
-                    self._joining.buried(verdict)
+                    self._doubles.buried(verdict)
                 case wire.Question() as question:
                     self._questions.question(question, link, encoded)
                 case wire.Vouch() as vouch:

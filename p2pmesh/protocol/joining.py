@@ -1,4 +1,4 @@
-"""The joining desk: strangers, HELLOs, stamps, doubles, and healing.
+"""The joining desk: HELLOs, which of two links to keep, and the stamp of a life.
 
 A node begins unstamped.  It takes its life under the first stamped node it meets,
 or founds a mesh when it meets nobody::
@@ -9,28 +9,29 @@ or founds a mesh when it meets nobody::
     newcomer ── News(record) ──► contact ──► everyone
     newcomer ── Want(everything) ──► contact ── Offer(snapshot) ──► newcomer
 
-Two unstamped nodes: the one up longer founds, the other joins under it.  A dial
-teaches both sides, so whoever discovers somebody dials.
+Two unstamped nodes: the one up longer founds, the other joins under it.
+
+Not here: whom to dial (``seeking``), and what others hold of my id (``doubles``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from p2pmesh.protocol import limits, timing, wire
-from p2pmesh.protocol.candidates import Candidates
+from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.core import VERSIONS, Changed, Core
 from p2pmesh.protocol.dials import Attempt, Purpose
+from p2pmesh.protocol.doubles import Doubles
 from p2pmesh.protocol.links import Link, Phase, stays
-from p2pmesh.protocol.members import Change, Tombstone
+from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import RecordError, SignedRecord, is_plausible
+from p2pmesh.protocol.seeking import Seeking
 from p2pmesh.protocol.stamps import (
     founding_stamp,
     founds_first,
@@ -38,10 +39,6 @@ from p2pmesh.protocol.stamps import (
     joining_stamp,
 )
 from p2pmesh.protocol.types import (
-    Alone,
-    Candidate,
-    DoubleIdentity,
-    FoundBy,
     Joined,
     Life,
     NodeId,
@@ -50,7 +47,6 @@ from p2pmesh.protocol.types import (
     Stop,
 )
 
-_AT_ONCE: Final = 3  # candidates an unstamped node dials together
 _REJECTIONS_MAX: Final = 256
 
 
@@ -58,25 +54,27 @@ class Joining:
     """How this node meets others and takes its life."""
 
     def __init__(
-        self, core: Core, membership: Membership, neighbours: Neighbours, monitoring: Monitoring
+        self,
+        core: Core,
+        membership: Membership,
+        neighbours: Neighbours,
+        monitoring: Monitoring,
+        seeking: Seeking,
+        doubles: Doubles,
     ) -> None:
         self._core = core
         self._membership = membership
         self._neighbours = neighbours
         self._monitoring = monitoring
-        self.candidates = Candidates()
-        self._restamped = False
+        self._seeking = seeking
+        self._doubles = doubles
         self._rejected: set[tuple[str, str]] = set()
-        self._failed_addresses: dict[NodeId, tuple[str, ...]] = {}
 
     # --- starting ---------------------------------------------------------------------
 
     def start(self) -> None:
-        now = self._core.at.now
-        timers = self._core.timers
-        timers.set("alone", None, now + timing.ALONE_AFTER)
-        timers.set("lonely", None, now + timing.ALONE_WARNING_AFTER)
-        self._arm_candidates()
+        core = self._core
+        core.timers.set("alone", None, core.at.now + timing.ALONE_AFTER)
 
     def alone_due(self) -> None:
         """Nobody met: found a mesh, unless somebody is being dialled (5 s at most)."""
@@ -84,104 +82,12 @@ class Joining:
         if core.life is not None:
             return
         shaking = any(not link.is_up for link in core.connections.links.values())
-        pending = self.candidates.pending() or shaking or bool(core.links_up)
+        pending = self._seeking.candidates.pending() or shaking or bool(core.links_up)
         latest = core.started.now + timing.STAMP_LATEST
         if pending and core.at.now < latest - 0.001:
             core.timers.set("alone", None, min(core.at.now + 0.1, latest))
         else:
             self.found()
-
-    def lonely_due(self) -> None:
-        """Alone for 10 s: say what was tried."""
-        if not self._core.links_up and self._core.view.alive_count <= 1:
-            self._core.act(Alone(tried=self.candidates.tried_addresses()))
-
-    # --- candidates -------------------------------------------------------------------
-
-    def candidate_found(self, candidate: Candidate) -> None:
-        """An unstamped node dials at once; a member lets a newcomer come first."""
-        core = self._core
-        delay = 0.0
-        if core.life is not None and candidate.found_by is not FoundBy.PEER:
-            delay = core.rng.uniform(timing.NEWCOMER_DIAL_MIN, timing.NEWCOMER_DIAL_MAX)
-        if not self.candidates.add(candidate, core.at.now, delay):
-            core.count("candidate_known_or_deferred")
-        offer = self.candidates.offers.get(candidate.key)
-        if offer is not None and not offer.is_dialling:
-            core.timers.set_earlier("candidates", None, max(offer.due_at, core.at.now))
-
-    def candidate_lost(self, key: str) -> None:
-        self.candidates.remove(key, self._core.at.now)
-        self._arm_candidates()
-
-    def dial_candidates(self) -> None:
-        core = self._core
-        now = core.at.now
-        under_way = self.candidates.dialling() if core.life is None else 0
-        for offer in self.candidates.due(now):
-            candidate = offer.candidate
-            if self._is_member(candidate, offer.node):
-                self.candidates.spare(candidate.key, now)
-            elif core.life is None and under_way >= _AT_ONCE:
-                offer.due_at = now + 0.1
-            else:
-                attempt = core.connections.attempt(
-                    Purpose.CANDIDATE,
-                    candidate.key,
-                    candidate.addresses,
-                    candidate.found_by,
-                )
-                if attempt is None:  # offered, withdrawn and offered again: the first dial lasts
-                    offer.due_at = now + timing.CANDIDATE_RETRY
-                else:
-                    offer.is_dialling = True
-                    under_way += 1
-                    self._stagger(attempt)
-        self._arm_candidates()
-
-    def _is_member(self, candidate: Candidate, answered: NodeId | None) -> bool:
-        """Is who is offered a live member already?  Its addresses decide, so that a
-        lying advertisement keeps nobody from being dialled."""
-        core = self._core
-        if core.life is None:
-            return False
-        for node in (answered, candidate.node_id):
-            held = core.view.alive(node) if node is not None else None
-            if held is not None and (
-                node == answered or set(candidate.addresses) & set(held.record.addresses)
-            ):
-                return True
-        return any(
-            address in held.record.addresses
-            for held in core.view.all_alive()
-            if held.id != core.me
-            for address in candidate.addresses
-        )
-
-    def _stagger(self, attempt: Attempt) -> None:
-        if attempt.waiting:
-            self._core.timers.set(
-                "stagger",
-                (attempt.purpose, attempt.target),
-                self._core.at.now + timing.DIAL_STAGGER,
-            )
-
-    def stagger_due(self, key: tuple[Purpose, NodeId | str]) -> None:
-        """Dial the attempt's next address beside the first."""
-        attempt = self._core.connections.attempts.get(key)
-        if attempt is not None:
-            self._core.connections.dial_next(attempt)
-            self._stagger(attempt)
-
-    def _arm_candidates(self) -> None:
-        due = self.candidates.next_due()
-        if due is not None:
-            self._core.timers.set("candidates", None, max(due, self._core.at.now))
-
-    def candidate_tried(self, attempt: Attempt, node: NodeId | None) -> None:
-        assert isinstance(attempt.target, str)
-        self.candidates.tried(attempt.target, self._core.at.now, node=node)
-        self._arm_candidates()
 
     # --- HELLO ------------------------------------------------------------------------
 
@@ -283,7 +189,7 @@ class Joining:
         core = self._core
         core.connections.finish(attempt)
         if attempt.purpose is Purpose.CANDIDATE:
-            self.candidate_tried(attempt, peer)
+            self._seeking.candidate_tried(attempt, peer)
 
     def _keep(self, link: Link) -> bool:
         """Of two links to one life, keep the one both ends keep."""
@@ -362,7 +268,7 @@ class Joining:
             max(highest, core.view.highest),
             contact_wall,
             core.restored.life,
-            self._random(),
+            core.life_number(),
         )
         self._take(life, link.peer)
         self._membership.ask_snapshot(link)
@@ -370,7 +276,7 @@ class Joining:
     def found(self) -> None:
         """Begin a mesh: the stamp is my own clock's."""
         core = self._core
-        self._take(founding_stamp(core.at.wall, core.restored.life, self._random()), None)
+        self._take(founding_stamp(core.at.wall, core.restored.life, core.life_number()), None)
 
     def _take(self, life: Life, contact: NodeId | None) -> None:
         core = self._core
@@ -386,7 +292,7 @@ class Joining:
             core.count("implausible_stamp")
             return
         life = joining_stamp(
-            core.at.wall, message.highest, message.wall, core.restored.life, self._random()
+            core.at.wall, message.highest, message.wall, core.restored.life, core.life_number()
         )
         for node, held in tuple(core.view.nodes.items()):
             if node != core.me and not is_clock_set(held.version.life):
@@ -408,144 +314,16 @@ class Joining:
         if hello.process == core.config.process:
             if attempt is not None and isinstance(attempt.target, str):
                 core.connections.finish(attempt)
-                self.candidates.is_myself(attempt.target, core.at.now)
+                self._seeking.candidates.is_myself(attempt.target, core.at.now)
             elif attempt is not None:
                 self._answered_by_another(attempt, link)
             core.connections.close(link, "myself")
             return
         mine = core.life or Life(0, 0, 0)
         core.connections.close(link, "double")
-        self._double((link.address, *core.config.addresses))
+        self._doubles.tell((link.address, *core.config.addresses))
         if (mine, core.config.process) < (theirs.record.life or Life(0, 0, 0), hello.process):
             core.act(Stop("double"))
-
-    def own_came_back(self) -> None:
-        """Records of my id that others hold."""
-        core = self._core
-        for signed in self._membership.own_seen:
-            theirs, mine = signed.record, core.record.record
-            if mine.life is None or theirs.life is None or core.has_left:
-                if theirs.life is not None and core.life is None:
-                    core.view.highest = max(core.view.highest, theirs.life)
-                continue
-            if theirs.life > mine.life:
-                self._outlived(theirs.life, theirs.addresses)
-            elif theirs.life == mine.life and signed.version > core.record.version:
-                self._membership.raise_incarnation(theirs.incarnation)
-        self._membership.own_seen.clear()
-
-    def _outlived(self, life: Life, addresses: tuple[str, ...]) -> None:
-        """My id lives under a higher life: restamp above it once; the second time
-        somebody else is alive with my identity."""
-        core = self._core
-        if self._restamped:
-            self._double((*addresses, *core.config.addresses))
-            core.act(Stop("double"))
-            return
-        self._restamped = True
-        self._rise_above(life)
-
-    def _rise_above(self, life: Life) -> None:
-        core = self._core
-        above = Life(life.ms, life.logical + 1, self._random())
-        core.publish(
-            msgspec.structs.replace(
-                core.record.record, life=above, incarnation=0, revision=0, epoch=None
-            )
-        )
-        core.act(Joined(life=str(above), contact=None))
-
-    def buried(self, verdict: wire.Verdict) -> None:
-        """Somebody says that I failed: I refute.  A tombstone of a later life than
-        mine is of one that I have forgotten: nobody would take me below it."""
-        life = self._core.life
-        if life is None or self._core.has_left:
-            return
-        if verdict.life == life:
-            self._membership.raise_incarnation(verdict.incarnation)
-        elif verdict.life > life and is_plausible(verdict.life):
-            self._rise_above(verdict.life)
-
-    def questioned(self, question: wire.Question) -> None:
-        """Somebody asks whether I am gone: I answer."""
-        life = self._core.life
-        if life is not None and question.life == life:
-            self._membership.raise_incarnation(question.incarnation)
-
-    def _double(self, addresses: tuple[str, ...]) -> None:
-        core = self._core
-        agent = core.config.agent
-        core.act(
-            DoubleIdentity(
-                node_id=core.me.hex(),
-                instance_id=agent.instance_id if agent else "",
-                addresses=addresses,
-            )
-        )
-
-    def rival_due(self) -> None:
-        """An older agent has had my instance id for 5 s: it keeps it."""
-        rival = self._rival()
-        if rival is not None:
-            self._double(rival.record.addresses)
-            self._core.act(Stop("an older agent has this instance id"))
-
-    def _rival(self) -> SignedRecord | None:
-        """An older live node whose agent has my instance id."""
-        mine = self._core.record
-        if mine.instance_id is None or self._core.life is None:
-            return None
-        for held in self._core.view.all_alive():
-            if held.instance_id == mine.instance_id and held.seniority < mine.seniority:
-                return held
-        return None
-
-    def _is_namesake(self, node: NodeId, mine: str) -> bool:
-        """Has this node my instance id, and is there an older one that has?"""
-        held = self._core.view.nodes.get(node)
-        is_same = isinstance(held, SignedRecord) and held.instance_id == mine
-        return is_same and self._rival() is not None
-
-    # --- healing ----------------------------------------------------------------------
-
-    def settle(self, changes: Iterable[Changed]) -> None:
-        """Remember where failed members were; forget it when they are back or left."""
-        mine = self._core.record.instance_id
-        for node, change, before in changes:
-            if not isinstance(node, bytes):
-                continue
-            if change is Change.FAILED:
-                if isinstance(before, SignedRecord):
-                    if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:
-                        self._failed_addresses[node] = before.record.addresses
-                    self.arm_heal()
-                continue
-            if self._failed_addresses:
-                self._failed_addresses.pop(node, None)
-            if change is Change.JOINED and mine is not None and self._is_namesake(node, mine):
-                timers = self._core.timers
-                timers.set_earlier("rival", None, self._core.at.now + timing.RIVAL_LATEST)
-
-    def arm_heal(self) -> None:
-        core = self._core
-        if self._failed_addresses and not core.timers.is_set("heal", None):
-            pause = max(timing.HEAL_INTERVAL, core.view.alive_count / 10)
-            core.timers.set("heal", None, core.at.now + pause * core.rng.uniform(0.5, 1.0))
-
-    def heal(self) -> None:
-        """While anyone is failed, dial one of them now and then."""
-        core = self._core
-        for node in tuple(self._failed_addresses):
-            if not isinstance(core.view.nodes.get(node), Tombstone):
-                del self._failed_addresses[node]
-        if self._failed_addresses:
-            node = core.rng.choice(sorted(self._failed_addresses))
-            attempt = core.connections.attempt(
-                Purpose.HEAL, node, self._failed_addresses[node], FoundBy.GOSSIP
-            )
-            if attempt is not None:
-                self._stagger(attempt)
-        self.arm_heal()
 
     # --- leaving ----------------------------------------------------------------------
 
@@ -578,6 +356,3 @@ class Joining:
 
     def _uptime(self) -> int:
         return int((self._core.at.now - self._core.started.now) * 1000)
-
-    def _random(self) -> int:
-        return int.from_bytes(self._core.entropy(4))

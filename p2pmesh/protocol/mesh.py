@@ -26,6 +26,7 @@ from p2pmesh.protocol.commands import Commands
 from p2pmesh.protocol.connections import Received
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.dispatch import Dispatch
+from p2pmesh.protocol.doubles import Doubles
 from p2pmesh.protocol.joining import Joining
 from p2pmesh.protocol.leading import Leading
 from p2pmesh.protocol.links import Phase
@@ -38,6 +39,7 @@ from p2pmesh.protocol.plane import MessagePlane
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
+from p2pmesh.protocol.seeking import Seeking
 from p2pmesh.protocol.selfword import SelfWord
 from p2pmesh.protocol.sidelinks import SideLinks
 from p2pmesh.protocol.sleeping import Sleeping
@@ -96,7 +98,11 @@ class Mesh:
         monitoring = self._monitoring = Monitoring(core, neighbours, questions)
         self._side = SideLinks(core, neighbours)
         self._orphans = Orphans(core)
-        self._joining = Joining(core, self._membership, neighbours, monitoring)
+        self._seeking = Seeking(core)
+        self._doubles = Doubles(core, self._membership)
+        self._joining = Joining(
+            core, self._membership, neighbours, monitoring, self._seeking, self._doubles
+        )
         self._leading = Leading(core, questions)
         self._sleeping = Sleeping(core, self._membership, monitoring, self._leading)
         self._lookup = Lookup(core, questions)
@@ -110,6 +116,8 @@ class Mesh:
             questions=questions,
             monitoring=monitoring,
             side=self._side,
+            seeking=self._seeking,
+            doubles=self._doubles,
             joining=self._joining,
             leading=self._leading,
             sleeping=self._sleeping,
@@ -134,6 +142,7 @@ class Mesh:
         if self._plane.ledger.is_durable:
             self._plane.reach().restore(at)
         self._joining.start()
+        self._seeking.start()
         self._settle()
 
     def link_opened(self, at: Instant, link: int, address: str, dial: int | None) -> None:
@@ -221,11 +230,11 @@ class Mesh:
 
     def candidate_found(self, at: Instant, candidate: Candidate) -> None:
         self._core.at = at
-        self._joining.candidate_found(candidate)
+        self._seeking.candidate_found(candidate)
 
     def candidate_lost(self, at: Instant, key: str) -> None:
         self._core.at = at
-        self._joining.candidate_lost(key)
+        self._seeking.candidate_lost(key)
 
     def addresses_changed(self, at: Instant, addresses: tuple[str, ...]) -> None:
         """My own link addresses, best first."""
@@ -402,7 +411,7 @@ class Mesh:
     def _timer(self, kind: str, key: Hashable) -> None:
         """One timer that is due; what it believed is checked by its desk."""
         neighbours, monitoring = self._neighbours, self._monitoring
-        questions, joining = self._questions, self._joining
+        questions, seeking = self._questions, self._seeking
         match kind, key:
             case "beat", _:
                 neighbours.beat_all()
@@ -432,17 +441,17 @@ class Mesh:
             case "orphan", str(guest):
                 self._orphans.due(guest)
             case "alone", _:
-                joining.alone_due()
+                self._joining.alone_due()
             case "rival", _:
-                joining.rival_due()
+                self._doubles.rival_due()
             case "lonely", _:
-                joining.lonely_due()
+                seeking.lonely_due()
             case "candidates", _:
-                joining.dial_candidates()
+                seeking.dial_candidates()
             case "stagger", tuple(attempt):
-                joining.stagger_due(attempt)
+                seeking.stagger_due(attempt)
             case "heal", _:
-                joining.heal()
+                seeking.heal()
             case "claim", _:
                 self._leading.settle()
             case "handshake", int(link):
@@ -505,12 +514,13 @@ class Mesh:
         core = self._core
         self._monitoring.follow_questions()
         if self._membership.own_seen:
-            self._joining.own_came_back()
+            self._doubles.own_came_back()
         while core.changes:
             changes, core.changes = core.changes, []
             self._lookup.changed()
             self._monitoring.settle(changes)
-            self._joining.settle(changes)
+            self._seeking.settle(changes)
+            self._doubles.settle(changes)
             self._report(changes)
             self._orphans.settle(changes)
             self._leading.follow()

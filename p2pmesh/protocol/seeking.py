@@ -1,0 +1,169 @@
+"""The seeking desk: whom to dial, of those offered and those that failed.
+
+    offered ─► candidate ─┬─ a member already: spared
+                          └─ dialled, an address after the other ─► tried, again later
+    failed  ─► addresses kept ─► one of them dialled now and then, while anyone is failed
+
+A dial teaches both sides, so whoever discovers somebody dials; a member waits a moment,
+so that a newcomer comes first.
+
+Not here: what is said once somebody answers (``joining``), links to members
+(``neighbours``), and how often a candidate is tried (``candidates``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol.candidates import Candidates
+from p2pmesh.protocol.core import Changed, Core
+from p2pmesh.protocol.dials import Attempt, Purpose
+from p2pmesh.protocol.members import Change, Tombstone
+from p2pmesh.protocol.records import SignedRecord
+from p2pmesh.protocol.types import Alone, Candidate, FoundBy, NodeId
+
+_AT_ONCE: Final = 3  # candidates an unstamped node dials together
+
+
+class Seeking:
+    """Whom this node looks for."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.candidates = Candidates()
+        self._failed_addresses: dict[NodeId, tuple[str, ...]] = {}
+
+    def start(self) -> None:
+        core = self._core
+        core.timers.set("lonely", None, core.at.now + timing.ALONE_WARNING_AFTER)
+        self._arm_candidates()
+
+    def lonely_due(self) -> None:
+        """Alone for 10 s: say what was tried."""
+        if not self._core.links_up and self._core.view.alive_count <= 1:
+            self._core.act(Alone(tried=self.candidates.tried_addresses()))
+
+    # --- candidates -------------------------------------------------------------------
+
+    def candidate_found(self, candidate: Candidate) -> None:
+        """An unstamped node dials at once; a member lets a newcomer come first."""
+        core = self._core
+        delay = 0.0
+        if core.life is not None and candidate.found_by is not FoundBy.PEER:
+            delay = core.rng.uniform(timing.NEWCOMER_DIAL_MIN, timing.NEWCOMER_DIAL_MAX)
+        if not self.candidates.add(candidate, core.at.now, delay):
+            core.count("candidate_known_or_deferred")
+        offer = self.candidates.offers.get(candidate.key)
+        if offer is not None and not offer.is_dialling:
+            core.timers.set_earlier("candidates", None, max(offer.due_at, core.at.now))
+
+    def candidate_lost(self, key: str) -> None:
+        self.candidates.remove(key, self._core.at.now)
+        self._arm_candidates()
+
+    def dial_candidates(self) -> None:
+        core = self._core
+        now = core.at.now
+        under_way = self.candidates.dialling() if core.life is None else 0
+        for offer in self.candidates.due(now):
+            candidate = offer.candidate
+            if self._is_member(candidate, offer.node):
+                self.candidates.spare(candidate.key, now)
+            elif core.life is None and under_way >= _AT_ONCE:
+                offer.due_at = now + 0.1
+            else:
+                attempt = core.connections.attempt(
+                    Purpose.CANDIDATE,
+                    candidate.key,
+                    candidate.addresses,
+                    candidate.found_by,
+                )
+                if attempt is None:  # offered, withdrawn and offered again: the first dial lasts
+                    offer.due_at = now + timing.CANDIDATE_RETRY
+                else:
+                    offer.is_dialling = True
+                    under_way += 1
+                    self._stagger(attempt)
+        self._arm_candidates()
+
+    def _is_member(self, candidate: Candidate, answered: NodeId | None) -> bool:
+        """Is who is offered a live member already?  Its addresses decide, so that a
+        lying advertisement keeps nobody from being dialled."""
+        core = self._core
+        if core.life is None:
+            return False
+        for node in (answered, candidate.node_id):
+            held = core.view.alive(node) if node is not None else None
+            if held is not None and (
+                node == answered or set(candidate.addresses) & set(held.record.addresses)
+            ):
+                return True
+        return any(
+            address in held.record.addresses
+            for held in core.view.all_alive()
+            if held.id != core.me
+            for address in candidate.addresses
+        )
+
+    def _stagger(self, attempt: Attempt) -> None:
+        if attempt.waiting:
+            self._core.timers.set(
+                "stagger",
+                (attempt.purpose, attempt.target),
+                self._core.at.now + timing.DIAL_STAGGER,
+            )
+
+    def stagger_due(self, key: tuple[Purpose, NodeId | str]) -> None:
+        """Dial the attempt's next address beside the first."""
+        attempt = self._core.connections.attempts.get(key)
+        if attempt is not None:
+            self._core.connections.dial_next(attempt)
+            self._stagger(attempt)
+
+    def _arm_candidates(self) -> None:
+        due = self.candidates.next_due()
+        if due is not None:
+            self._core.timers.set("candidates", None, max(due, self._core.at.now))
+
+    def candidate_tried(self, attempt: Attempt, node: NodeId | None) -> None:
+        assert isinstance(attempt.target, str)
+        self.candidates.tried(attempt.target, self._core.at.now, node=node)
+        self._arm_candidates()
+
+    # --- healing ----------------------------------------------------------------------
+
+    def settle(self, changes: Iterable[Changed]) -> None:
+        """Remember where failed members were; forget it when they are back or left."""
+        for node, change, before in changes:
+            if not isinstance(node, bytes):
+                continue
+            if change is Change.FAILED:
+                if isinstance(before, SignedRecord):
+                    if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:
+                        self._failed_addresses[node] = before.record.addresses
+                    self._arm_heal()
+            elif self._failed_addresses:
+                self._failed_addresses.pop(node, None)
+
+    def _arm_heal(self) -> None:
+        core = self._core
+        if self._failed_addresses and not core.timers.is_set("heal", None):
+            pause = max(timing.HEAL_INTERVAL, core.view.alive_count / 10)
+            core.timers.set("heal", None, core.at.now + pause * core.rng.uniform(0.5, 1.0))
+
+    def heal(self) -> None:
+        """While anyone is failed, dial one of them now and then."""
+        core = self._core
+        for node in tuple(self._failed_addresses):
+            if not isinstance(core.view.nodes.get(node), Tombstone):
+                del self._failed_addresses[node]
+        if self._failed_addresses:
+            node = core.rng.choice(sorted(self._failed_addresses))
+            attempt = core.connections.attempt(
+                Purpose.HEAL, node, self._failed_addresses[node], FoundBy.GOSSIP
+            )
+            if attempt is not None:
+                self._stagger(attempt)
+        self._arm_heal()
