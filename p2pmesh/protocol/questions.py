@@ -118,8 +118,8 @@ class Questions:
             core.timers.set_earlier("suspicions", None, suspicion.deadline)
         link = core.links_up.get(question.subject)
         if link is not None:
-            if question.evidence == Evidence.REFUSED:
-                core.tell(link, wire.Ping(0))
+            if question.evidence == Evidence.REFUSED or not core.hears(question.subject):
+                core.tell(link, wire.Ping(0))  # off the rings a link says nothing by itself
                 link.pinged_at = core.at.now
             else:
                 self.answer_for(question.subject, link, pong=False)

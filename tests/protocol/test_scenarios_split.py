@@ -230,6 +230,30 @@ def test_the_subject_of_a_question_answers_by_its_incarnation_and_keeps_its_life
     assert watch.leader_changes() == 0
 
 
+def test_who_has_a_link_that_is_long_silent_asks_over_it_and_vouches(simulate: Simulate) -> None:
+    """Off the rings a link has no heartbeats.  Nobody else can answer, and the question itself
+    does not get to the subject."""
+    net = simulate(9)
+    subject, accuser = net.nodes[0], net.nodes[1]
+    node_id, life = subject.mesh.node_id, subject.life
+    assert life is not None
+    hearer = next(node for node in net.nodes[2:] if is_silent_link(node, subject))
+    net.partition((subject, hearer), [n for n in net.nodes if n not in (subject, hearer)])
+    watch = Watch(net)
+    question = wire.Question(node_id, life, 0, Evidence.UNREACHABLE, accuser.mesh.node_id, 1, 1000)
+    forged(net, hearer, subject, question)
+    net.run(0.1)
+    told = [type(t.event) for t in watch.events(MemberSuspected, MemberRecovered, nodes=[hearer])]
+    assert told == [MemberSuspected, MemberRecovered]
+    assert hearer.lists(subject).incarnation == 0
+
+
+def is_silent_link(node: SimNode, other: SimNode) -> bool:
+    core = node.mesh._core
+    link = core.links_up.get(other.mesh.node_id)
+    return link is not None and not link.is_ring and not core.hears(other.mesh.node_id)
+
+
 def test_a_question_about_an_earlier_incarnation_is_answered_with_the_record(
     simulate: Simulate,
 ) -> None:

@@ -6,7 +6,6 @@ each exception is written down.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from tests.scenarios.steps import (
@@ -160,14 +159,6 @@ def between(
     )
 
 
-def half(name: str, *cuts: Step) -> Scenario:
-    """Where all neighbours of one are on the other side of the cuts, those who reach it have
-    no link to it in the first seconds, and cannot speak for it: it is back once it heard of
-    its death (docs/status.md, what is missing from the rules)."""
-    scenario = between(name, 9, *cuts)
-    return replace(scenario, expected=replace(scenario.expected, forgiven=2.0, leader_changes=2))
-
-
 PATHS: Final = (
     between("a triangle without one side", 3, Cut(0, 1), is_real=True),
     between("two who do not reach each other", 4, Cut(0, 1)),
@@ -177,8 +168,8 @@ PATHS: Final = (
     between("the leader does not hear one", 3, CutOneWay(1, 0), is_real=True),
     between("the leader is not heard by one", 6, CutOneWay(0, 1)),
     between("the leader does not hear one", 10, CutOneWay(1, 0)),
-    half("the leader is not heard by half", *(CutOneWay(0, n) for n in (1, 3, 5, 7))),
-    half("the leader does not hear half", *(CutOneWay(n, 0) for n in (1, 3, 5, 7))),
+    between("the leader is not heard by half", 9, *(CutOneWay(0, n) for n in (1, 3, 5, 7))),
+    between("the leader does not hear half", 9, *(CutOneWay(n, 0) for n in (1, 3, 5, 7))),
     Scenario(
         "the cable of one comes out, and is put in again",
         4,

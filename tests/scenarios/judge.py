@@ -212,9 +212,8 @@ class Judge:
         evidence = {t.event["evidence"] for t in told if t.event["event"] == "member_failed"}
         if expected.evidence and not evidence <= expected.evidence:
             wrong.append(f"evidence: {sorted(evidence)}")
-        forgiven = self._forgives if expected.forgiven is None else expected.forgiven
         for agent in expected.may_fail - expected.fails:
-            if (longest := self._longest_death(told, agent, now)) > forgiven:
+            if (longest := self._longest_death(told, agent, now)) > self._forgives:
                 wrong.append(f"5: {agent} was taken for failed for {longest:.3f} s")
         if (changes := leader_changes(told)) > expected.leader_changes:
             wrong.append(f"2, 5, 13: {changes} changes of the leader")

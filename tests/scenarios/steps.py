@@ -251,8 +251,6 @@ class Expected:
     fails: frozenset[int] = frozenset()
     #: these, for no longer than it takes them to refute.
     may_fail: frozenset[int] = frozenset()
-    #: Seconds that this may last; None: what the stage forgives.
-    forgiven: float | None = None
     #: What the deaths are told to rest on; empty: on anything.
     evidence: frozenset[str] = frozenset()
     #: Each of these is told to have left; nobody else is.
