@@ -12,7 +12,7 @@ messages, only behind earlier requests of the same sender to the same handler.
 either kind answers in parts: one after the other where the asker takes them so, and
 the next only when there is credit; else as one list.  A request
 that nobody handles is refused; a message waits for its handler, or for a reader
-(``reading``).  What a handler raises is logged here and told to the other side;
+(``reading``).  What a handler raises is logged (``failures``) and told to the other side;
 retrying and giving up are the core's.
 
 Invariants: at most one run of a message at a time; after ``stop`` nothing starts
@@ -35,6 +35,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from p2pmesh.arguments import refuse_unless_callable, refuse_unless_count, refuse_unless_type
 from p2pmesh.errors import ConfigError, MeshError, RemoteError
+from p2pmesh.failures import Failures
 from p2pmesh.generators import parts_of
 from p2pmesh.messages import AgentMessage, UnreadablePayload, encode, message_of
 from p2pmesh.protocol.limits import PAYLOAD_MAX
@@ -149,6 +150,7 @@ class Handlers:
         self._threads: ThreadPoolExecutor | None = None
         self._handled: dict[_Work, None] = {}  # messages whose handler runs
         self._one_ended = asyncio.Event()
+        self._failures = Failures()
         self._is_finishing = False
         self._is_stopped = False
 
@@ -291,10 +293,10 @@ class Handlers:
         except (Exception, GeneratorExit) as error:
             if _is_closed(error):
                 raise
-            log.warning(
-                "the handler of %r failed on message %s from %s",
-                envelope.type, envelope.message_id, envelope.source, exc_info=True,
-            )  # fmt: skip
+            if work.request is not None:
+                self._failures.of_request(envelope)
+            else:
+                self._failures.of_message(envelope, work.attempt, error)
             self._failed(work, "failed", f"{type(error).__name__}: {error}")
         finally:
             work.task = None
@@ -356,6 +358,7 @@ class Handlers:
                 except MeshError as error:  # no room for the answer: try again later
                     self._failed(work, "failed", str(error))
                     return
+            self._failures.forget(work.envelope.message_id)
             self._completed(work.envelope.message_id, True, "")
         elif work.request in self._requests:
             if answer is _STREAMED:

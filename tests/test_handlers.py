@@ -13,8 +13,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from p2pmesh import failures
 from p2pmesh.errors import ConfigError, QueueFull, RemoteError
 from p2pmesh.handlers import THREADS_MAX, Handlers
 from p2pmesh.messages import AgentMessage, decode, encode
@@ -103,6 +105,50 @@ def request(
 ) -> RequestArrived:
     query = envelope(f"q{number}", source, type, payload)
     return RequestArrived(number, query, VIA, 30.0, streams)
+
+
+@pytest.mark.parametrize("target", ["me", None])
+async def test_a_handler_that_fails_in_the_same_way_is_traced_once(
+    handlers: Handlers,
+    outcomes: Outcomes,
+    caplog: pytest.LogCaptureFixture,
+    target: str | None,
+) -> None:
+    @functools.partial(handlers.register, "Note")
+    async def fail(note: AgentMessage) -> None:
+        if note.attempt == 4:
+            raise KeyError("elsewhere")
+        raise ValueError(f"no.\n{note.attempt}")
+
+    note = msgspec.structs.replace(envelope("m1", "a", "Note", 1), target=target)
+    for attempt in range(1, 7):
+        handlers.message_arrived(MessageArrived(note, VIA, attempt))
+        await outcomes.until(attempt)
+    what = "the handler of 'Note' failed on message m1 from a"
+    end = "" if target is None else ", a dead letter where it was sent ('p2pmesh dead-letters' "
+    end += "" if target is None else "lists those)"
+    assert caplog.messages == [
+        f"{what} (attempt 1 of 6, again in 0.1 s)",
+        f"{what} (attempt 2 of 6, again in 0.4 s): ValueError: no. 2",
+        f"{what} (attempt 3 of 6, again in 1.6 s): ValueError: no. 3",
+        f"{what} (attempt 4 of 6, again in 6.4 s)",
+        f"{what} (attempt 5 of 6, again in 25.6 s)",
+        f"{what} (attempt 6 of 6: it is given up{end}): ValueError: no. 6",
+    ]
+    traced = [bool(record.exc_info) for record in caplog.records]
+    assert traced == [True, False, False, True, True, False]
+
+
+async def test_failures_that_are_remembered_have_a_maximum(
+    handlers: Handlers, outcomes: Outcomes
+) -> None:
+    handlers.register("Note", lambda _: 1 / 0)
+    for number in range(failures.REMEMBERED_MAX + 5):
+        handlers.message_arrived(message(f"m{number}"))
+    await outcomes.until(failures.REMEMBERED_MAX + 5)
+    places = handlers._failures._places
+    assert len(places) == failures.REMEMBERED_MAX
+    assert "m4" not in places
 
 
 class Gate:

@@ -180,10 +180,10 @@ class Mailboxes:
 
     def failed(self, at: Instant, letter: Letter) -> bool:
         """A handler of the own agent failed.  False: that was the last time."""
-        if letter.attempt > timing.HANDLER_RETRIES:
+        after = timing.handler_retry(letter.attempt)
+        if after is None:
             return False
-        growth = timing.HANDLER_RETRY_GROWTH ** (letter.attempt - 1)
-        due = at.now + timing.HANDLER_RETRY * growth
+        due = at.now + after
         letter.attempt += 1
         self._order += 1
         heappush(self._retries, (due, self._order, letter.envelope.message_id))

@@ -128,3 +128,10 @@ HANDLER_RETRIES: Final = 5
 CAST_SUM_WITHIN: Final = 0.3  # then the receipts so far go up the tree
 CAST_PASSING_FOR: Final = 10.0  # late receipts are still passed up
 GUEST_FORGOTTEN_AFTER: Final = 24 * 3600.0  # a failed guest counts as left
+
+
+def handler_retry(attempt: int) -> float | None:
+    """After how long a handler is tried again whose attempt of this number failed; None: never."""
+    if attempt > HANDLER_RETRIES:
+        return None
+    return HANDLER_RETRY * HANDLER_RETRY_GROWTH ** (attempt - 1)
