@@ -385,12 +385,14 @@ ROWS: dict[str, tuple[Callable[..., Result], tuple[int, ...]]] = {
 QUICK = {"L1": 5, "L5": 5, "L5t": 5, "L5g": 5, "L8": 5, "L10": 5}
 #: What other systems have too: they know neither leaders nor mDNS.
 SHARED = ("L1", "L5g", "L8", "L9", "L10")
+#: What is looked at for a while instead of so many times.
+IDLING = ("L9", "L10")
 
 
 def in_turns(row: str, size: int, samples: int, systems: list[str], turns: int) -> list[Result]:
     """Some samples of each system, again and again; one result a system."""
     measure, _ = ROWS[row]
-    each = max(1, samples // turns)
+    each = samples if row in IDLING else max(1, samples // turns)
     found: dict[str, list[Result]] = {system: [] for system in systems}
     load: dict[str, list[float]] = {system: [] for system in systems}
     for _ in range(turns):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.plots import shares
 from tests.processes import environment
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -54,6 +55,13 @@ def test_a_benchmark_that_was_interrupted_goes_on_where_it_was(home: Path) -> No
     done = {"row": "L5t", "size": 5, "p99": 0.1, "false_deaths": 0}
     kept.write_text(json.dumps(done) + "\n")
     assert quick("liveness.py", home, "--rows", "L5t", "--out", str(kept)) == {}
+
+
+def test_a_drawn_share_rises_with_each_sample_to_all_at_the_slowest() -> None:
+    assert shares([0.3, 0.1, 0.2, 0.2]) == (
+        [0.1, 0.1, 0.2, 0.2, 0.3],
+        [0.0, 0.25, 0.5, 0.75, 1.0],
+    )
 
 
 def test_a_quick_look_at_the_registry_prints_what_it_measured(home: Path) -> None:
