@@ -48,6 +48,7 @@ PROTOCOL: Final = {
     "messages": (
         {"directory", "envelopes", "ledger", "window"},
         {"ways", "streams", "parts"},
+        {"lanes"},
         {"deadletters"},  # where what ends in those above it is kept
         {"acks", "broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox"}
         | {"answering", "asking", "waits"},

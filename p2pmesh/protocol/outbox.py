@@ -1,28 +1,24 @@
-"""The outbox: the sender's copies, one stream for each recipient, sent to its home.
+"""The outbox: the sender's copies, one stream for each recipient.
 
     accept() ─► unsent ──Post──► sent ──Receipt──► held ──Done──► over
                   ▲               │                 │
                   └──── rewind ◄──┴── another home ◄┘
 
-- A new way to the home (a link, a relay) rewinds its streams to their last
-  receipt, asks which of the stored copies are over (``Unsure``), and sends on.
 - Another home, or a new life of the same, has stored nothing of ours: all that is
   not over goes there, from the first on.
 - A receipt may *hold* a stream (mailbox full, recipient not there) or rewind it (a
   gap).  A watermark above all our numbers means that this outbox is older than
   what the recipient remembers: what is unreceipted starts a new stream.
-- A stored copy whose end nobody told is asked about, more and more seldom.
 - A copy is kept until it is done, dead or expired; time is elapsed time.  A home that
   was left meanwhile may be late to say so, and is heard.
-- At most FLIGHT_MAX bytes are under way to one home without a receipt, and of large
-  messages LARGE_FLIGHT_MAX; no stream waits for the large messages of another.
 - What a durable node puts on the wire is in its store: number, copy, and the highest
   number of the stream, so that none is given twice.
 
 A former home of a guest feeds what it still held into the streams of those who
 sent it (``hand_over``): same id, same numbers, as ``Handed``; and says what ended.
 
-Not here: who has a name (``targets``), and the recipient's end (``intake``).
+Not here: how they travel (``lanes``), who has a name (``targets``), and the recipient's
+end (``intake``).
 """
 
 from __future__ import annotations
@@ -30,8 +26,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
-from typing import Final
 
 import msgspec
 
@@ -40,12 +34,12 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.deadletters import DeadLetters
 from p2pmesh.protocol.directory import Directory, is_gone_for_good, is_live
 from p2pmesh.protocol.envelopes import SEQ_MAX, Account, are_sound
+from p2pmesh.protocol.lanes import Lane, Outlets
 from p2pmesh.protocol.ledger import Ledger
-from p2pmesh.protocol.streams import Flight, Item, OutStream
+from p2pmesh.protocol.streams import Item, OutStream
 from p2pmesh.protocol.types import (
     Envelope,
     Instant,
-    Life,
     MessageKept,
     MessageMoved,
     MessageState,
@@ -54,9 +48,6 @@ from p2pmesh.protocol.types import (
     Table,
 )
 from p2pmesh.protocol.ways import NEVER, Ways
-
-_HOMES_MAX: Final = 4
-_BATCH: Final = 64  # messages of one stream before another has its turn
 
 
 class _StreamRow(msgspec.Struct, frozen=True, array_like=True):
@@ -85,67 +76,6 @@ def _is_adrift(item: Item) -> bool:
     return item.name is not None and item.state == "queued" and not item.is_over
 
 
-class _Lane:
-    """An out-stream on its way: where it leads, and what holds it."""
-
-    __slots__ = (
-        "again_until", "home", "homes", "is_refused", "outlet", "retry_at", "retry_gap",
-        "stream", "unsure_at", "unsure_gap",
-    )  # fmt: skip
-
-    def __init__(self, stream: OutStream) -> None:
-        self.stream = stream
-        self.home: tuple[NodeId, Life] | None = None  # where the watermark holds
-        self.homes: list[NodeId] = []  # the last ones that got messages of it
-        self.outlet: _Outlet | None = None  # None: the recipient is nowhere now
-        self.retry_at = NEVER  # held until then
-        self.retry_gap = timing.STREAM_RETRY
-        self.is_refused = False  # the recipient's mailbox was full, by the last receipt
-        self.again_until = 0.0
-        self.unsure_at = NEVER  # when to ask which stored copies are over
-        self.unsure_gap = timing.STREAM_UNSURE_AFTER
-
-    @property
-    def is_held(self) -> bool:
-        return self.retry_at != NEVER
-
-    @property
-    def is_full(self) -> bool:
-        """Does one message wait already for room in the recipient's mailbox?  It is
-        tried now and then, so that the end of this is noticed."""
-        return self.is_refused and bool(self.stream.unsent or self.stream.sent)
-
-    def release(self) -> None:
-        self.is_refused = False
-        self.retry_at = NEVER
-        self.retry_gap = timing.STREAM_RETRY
-
-
-class _Outlet:
-    """All lanes to one home."""
-
-    __slots__ = ("flight", "lanes", "node", "probe_at", "probe_gap", "ready", "ready_large")
-
-    def __init__(self, node: NodeId) -> None:
-        self.node = node
-        self.lanes: dict[bytes, _Lane] = {}
-        self.ready: dict[_Lane, None] = {}  # those with something to send, in turn
-        self.ready_large: dict[_Lane, None] = {}  # those whose next message is large
-        self.probe_at = NEVER
-        self.probe_gap = timing.STREAM_PROBE_AFTER
-        self.flight = Flight()
-
-    def make_ready(self, lane: _Lane) -> None:
-        if lane.stream.may_go and not lane.is_held:
-            ready = self.ready_large if lane.stream.unsent[0].is_large else self.ready
-            ready[lane] = None
-
-    def forget(self, lane: _Lane) -> None:
-        """It may send nothing now."""
-        self.ready.pop(lane, None)
-        self.ready_large.pop(lane, None)
-
-
 class Outbox:
     """All streams that this node feeds."""
 
@@ -159,7 +89,8 @@ class Outbox:
         ledger: Ledger,
         dead: DeadLetters,
     ) -> None:
-        self.next_at = NEVER
+        self.outlets = Outlets(ways, counters)
+        self._expires_at = NEVER  # no copy expires before
         self._dead = dead
         self._directory = directory
         self._ways = ways
@@ -167,11 +98,13 @@ class Outbox:
         self._account = account
         self._counters = counters
         self._entropy = entropy
-        self._own: dict[str, _Lane] = {}  # by recipient: the one that takes new messages
-        self._others: dict[str, list[_Lane]] = {}  # renumbered and handed-over ones
-        self._by_id: dict[bytes, _Lane] = {}
-        self._outlets: dict[NodeId, _Outlet] = {}
-        self._unpumped: dict[_Outlet, None] = {}  # have more to send since the last save
+        self._own: dict[str, Lane] = {}  # by recipient: the one that takes new messages
+        self._others: dict[str, list[Lane]] = {}  # renumbered and handed-over ones
+        self._by_id: dict[bytes, Lane] = {}
+
+    @property
+    def next_at(self) -> float:
+        return min(self._expires_at, self.outlets.next_at)
 
     # --- the copies ---------------------------------------------------------------
 
@@ -199,19 +132,19 @@ class Outbox:
                 f"the home of {item.recipient!r} has no room for more: it has to finish some first"
             )
         self._account.used += item.size
-        if item.deadline < self.next_at:
-            self.next_at = item.deadline
+        if item.deadline < self._expires_at:
+            self._expires_at = item.deadline
         if not self._ledger.is_durable:
             stream.append(item)
-            self._hurry(at, lane)
+            self.outlets.hurry(at, lane)
             return
         # To an instance of this node it goes at once: one save has both its places.
-        item.is_kept = lane.home is not None and lane.home[0] == self._ways.me
+        item.is_kept = lane.leads_to(self._ways.me)
         stream.append(item)
         self._keep(lane, item)
         self._ledger.after(partial(self._kept, lane, item))
         if item.is_kept:
-            self._hurry(at, lane)
+            self.outlets.hurry(at, lane)
 
     def _why_full(self, stream: OutStream, size: int) -> str:
         """Whose queue has no room, and how full it is."""
@@ -226,16 +159,9 @@ class Outbox:
             f"{self._account.most:,} may: send to {stream.recipient!r} once some are done"
         )
 
-    def _hurry(self, at: Instant, lane: _Lane) -> None:
-        """There is something new to send."""
-        outlet = lane.outlet
-        if outlet is not None:
-            outlet.make_ready(lane)
-            self._pump(at, outlet)
-
     # --- the store ------------------------------------------------------------------
 
-    def _keep(self, lane: _Lane, item: Item) -> None:
+    def _keep(self, lane: Lane, item: Item) -> None:
         """Write it down, with its number."""
         ledger, stream = self._ledger, lane.stream
         if item.envelope is not None and ledger.is_durable:
@@ -243,13 +169,13 @@ class Outbox:
             ledger.put(Table.OUTBOX, _copy_key(stream, item.seq), row)
             self._keep_stream(lane)
 
-    def _keep_stream(self, lane: _Lane) -> None:
+    def _keep_stream(self, lane: Lane) -> None:
         stream = lane.stream
         is_current = self._own.get(stream.recipient) is lane
         row = _StreamRow(stream.recipient, stream.origin, stream.highest, is_current)
         self._ledger.put(Table.OUT_STREAMS, stream.id, row)
 
-    def _kept(self, lane: _Lane, item: Item) -> None:
+    def _kept(self, lane: Lane, item: Item) -> None:
         """It is on disk: it may be sent, and is safe."""
         if item.is_over:
             return
@@ -258,15 +184,7 @@ class Outbox:
         if not item.is_promised:
             item.is_promised = True
             self._ways.effects.append(MessageKept(item.message_id))
-        if lane.outlet is not None:
-            lane.outlet.make_ready(lane)
-            self._unpumped[lane.outlet] = None
-
-    def saved(self, at: Instant) -> None:
-        """The store has more: send what may be sent by now."""
-        unpumped, self._unpumped = self._unpumped, {}
-        for outlet in unpumped:
-            self._pump(at, outlet)
+        self.outlets.hurry_when_saved(lane)
 
     def refuse_unkept(self, detail: str) -> None:
         """The store is full: what it has not got was not accepted after all."""
@@ -285,7 +203,7 @@ class Outbox:
             is_own = kept.origin == self._ways.me
             stream = OutStream(stream_id, kept.origin, kept.recipient, is_own=is_own)
             stream.highest = kept.highest
-            lane = self._by_id[stream_id] = _Lane(stream)
+            lane = self._by_id[stream_id] = Lane(stream)
             if is_own and kept.is_current:
                 self._own[kept.recipient] = lane
             else:
@@ -303,7 +221,7 @@ class Outbox:
             stream.insert(int.from_bytes(key[-8:]), item)
             stream.highest = max(highest, item.seq)
             self._account.used += item.size
-            self.next_at = min(self.next_at, deadline)
+            self._expires_at = min(self._expires_at, deadline)
             restored.append(item)
         for lane in list(self._by_id.values()):
             self._tidy(lane)
@@ -344,8 +262,8 @@ class Outbox:
         if watermark > stream.highest:
             stream.insert(watermark, Item(None, recipient, at.now + timing.MESSAGE_TTL))
         self._account.used += stream.bytes
-        self.next_at = min(self.next_at, stream.earliest)
-        lane = self._by_id[stream.id] = _Lane(stream)
+        self._expires_at = min(self._expires_at, stream.earliest)
+        lane = self._by_id[stream.id] = Lane(stream)
         self._others.setdefault(recipient, []).append(lane)
         for item in stream.items.values():
             self._keep(lane, item)
@@ -361,9 +279,9 @@ class Outbox:
         lane.stream.append(end)
         self._keep_stream(lane)
         self._account.used += end.size
-        self.next_at = min(self.next_at, end.deadline)
+        self._expires_at = min(self._expires_at, end.deadline)
 
-    def _open(self, at: Instant, recipient: str) -> _Lane:
+    def _open(self, at: Instant, recipient: str) -> Lane:
         if len(self._by_id) >= limits.OUTBOX_STREAMS_MAX:
             for idle in [lane for lane in self._own.values() if not lane.stream.items]:
                 self._close(idle)
@@ -371,13 +289,13 @@ class Outbox:
                 self._counters["outbox_full"] += 1
                 raise QueueFull(f"messages wait for {len(self._by_id)} instances")
         stream = OutStream(self._entropy(8), self._ways.me, recipient, is_own=True)
-        lane = self._own[recipient] = self._by_id[stream.id] = _Lane(stream)
+        lane = self._own[recipient] = self._by_id[stream.id] = Lane(stream)
         self._keep_stream(lane)
         self.look(at, recipient)
         return lane
 
-    def _close(self, lane: _Lane) -> None:
-        self._detach(lane)
+    def _close(self, lane: Lane) -> None:
+        self.outlets.detach(lane)
         stream = lane.stream
         del self._by_id[stream.id]
         self._ledger.gone(Table.OUT_STREAMS, stream.id)
@@ -414,7 +332,7 @@ class Outbox:
             if is_gone:
                 for item in list(lane.stream.items.values()):
                     self._end(lane.stream, item, "dead", "left")
-            self._attach(at, lane, home)
+            self.outlets.attach(at, lane, home)
             self._tidy(lane)
         return orphans
 
@@ -429,145 +347,8 @@ class Outbox:
 
     def look_at_home(self, at: Instant, node: NodeId) -> list[Item]:
         """Something about this node changed: look again at all who live there."""
-        outlet = self._outlets.get(node)
-        if outlet is None:
-            return []
-        recipients = {lane.stream.recipient: None for lane in outlet.lanes.values()}
+        recipients = {lane.stream.recipient: None for lane in self.outlets.lanes_to(node)}
         return [item for recipient in recipients for item in self.look(at, recipient)]
-
-    def _attach(self, at: Instant, lane: _Lane, home: tuple[NodeId, Life] | None) -> None:
-        if home is None:
-            self._detach(lane)
-            return
-        if lane.home == home and lane.outlet is not None:
-            if lane.is_held:  # perhaps it is there by now
-                lane.retry_at = self.next_at = at.now
-            return
-        self._detach(lane)
-        if lane.home != home:
-            lane.home = home
-            lane.homes = [*(node for node in lane.homes if node != home[0]), home[0]][-_HOMES_MAX:]
-            lane.stream.receipted = 0
-        outlet = self._outlets.get(home[0])
-        if outlet is None:
-            outlet = self._outlets[home[0]] = _Outlet(home[0])
-        outlet.lanes[lane.stream.id] = lane
-        lane.outlet = outlet
-        lane.stream.board(outlet.flight)
-        self._restart(at, lane, outlet)
-        self._pump(at, outlet)
-
-    def _detach(self, lane: _Lane) -> None:
-        outlet = lane.outlet
-        if outlet is None:
-            return
-        lane.stream.board(Flight())
-        lane.release()
-        lane.unsure_at = NEVER
-        lane.outlet = None
-        outlet.forget(lane)
-        del outlet.lanes[lane.stream.id]
-        if not outlet.lanes:
-            del self._outlets[outlet.node]
-
-    # --- sending ------------------------------------------------------------------
-
-    def opened(self, at: Instant, peer: NodeId) -> None:
-        """There is a new way to this peer: what was under way may be lost."""
-        outlet = self._outlets.get(peer)
-        if outlet is None:
-            return
-        for lane in outlet.lanes.values():
-            self._restart(at, lane, outlet)
-        outlet.probe_at = NEVER
-        outlet.probe_gap = timing.STREAM_PROBE_AFTER
-        self._pump(at, outlet)
-
-    def closed(self, at: Instant, peer: NodeId) -> None:
-        """No way to this peer is left."""
-        outlet = self._outlets.get(peer)
-        if outlet is None:
-            return
-        for lane in outlet.lanes.values():
-            lane.stream.rewind()
-            outlet.make_ready(lane)
-        self._pump(at, outlet)
-
-    def clear(self, at: Instant, peer: NodeId) -> None:
-        """The way to this peer is no longer backed up."""
-        outlet = self._outlets.get(peer)
-        if outlet is not None:
-            self._pump(at, outlet)
-
-    def _restart(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
-        stream = lane.stream
-        stream.rewind()
-        lane.release()
-        lane.again_until = 0.0
-        outlet.make_ready(lane)
-        lane.unsure_gap = timing.STREAM_UNSURE_AFTER
-        self._ask_unsure(at, lane, outlet)
-
-    def _ask_unsure(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
-        """Ask which stored copies are over, now and from time to time."""
-        stream = lane.stream
-        lane.unsure_at = NEVER
-        stored = stream.stored()
-        if not stored:
-            return
-        lane.unsure_at = at.now + lane.unsure_gap
-        lane.unsure_gap = min(2 * lane.unsure_gap, timing.STREAM_UNSURE_MAX)
-        self.next_at = min(self.next_at, lane.unsure_at)
-        if not self._ways.is_open(outlet.node):
-            return
-        parts = iter(stored)
-        while some := tuple(islice(parts, limits.RANGES_MAX)):
-            question = wire.Unsure(stream.origin, stream.id, stream.recipient, some)
-            self._ways.send(outlet.node, question)
-
-    def _pump(self, at: Instant, outlet: _Outlet) -> None:
-        """Send what may be sent: the window has room, the way is clear."""
-        if not outlet.ready and not outlet.ready_large:
-            return
-        if not self._ways.is_clear(outlet.node):
-            if not self._ways.is_open(outlet.node):
-                self._ways.want(at, outlet.node)
-                self.next_at = min(self.next_at, at.now + timing.LINK_WANTED_AGAIN)
-            return
-        flight = outlet.flight
-        while outlet.ready and flight.bytes < limits.FLIGHT_MAX:
-            lane = next(iter(outlet.ready))
-            del outlet.ready[lane]
-            self._send_some(at, outlet, lane)
-        while outlet.ready_large and flight.large < limits.LARGE_FLIGHT_MAX:
-            lane = next(iter(outlet.ready_large))
-            del outlet.ready_large[lane]
-            message = lane.stream.next(at.now) if lane.stream.may_go else None
-            if message is not None:
-                self._ways.send(outlet.node, message)
-            outlet.make_ready(lane)
-        if outlet.probe_at == NEVER and flight:
-            outlet.probe_at = at.now + outlet.probe_gap
-            self.next_at = min(self.next_at, outlet.probe_at)
-
-    def _send_some(self, at: Instant, outlet: _Outlet, lane: _Lane) -> None:
-        """A turn of one lane: what is small, up to its next large message."""
-        stream, flight = lane.stream, outlet.flight
-        for _ in range(min(_BATCH, len(stream.unsent))):
-            if not stream.may_go or stream.unsent[0].is_large:
-                break
-            message = stream.next(at.now)
-            if message is not None:
-                self._ways.send(outlet.node, message)
-                if flight.bytes >= limits.FLIGHT_MAX:
-                    break
-        outlet.make_ready(lane)
-
-    def progressed(self, at: Instant, peer: NodeId) -> None:
-        """Something large moves on its way there: nothing is lost, and no receipt due."""
-        outlet = self._outlets.get(peer)
-        if outlet is not None and outlet.probe_at != NEVER:
-            outlet.probe_at = at.now + outlet.probe_gap
 
     # --- receipts and ends --------------------------------------------------------
 
@@ -585,30 +366,21 @@ class Outbox:
             watermark = stream.highest  # others may feed it, too
         if watermark > stream.receipted:
             self._stored(lane, stream.receipt(watermark))
-            lane.retry_gap = timing.STREAM_RETRY
-            if lane.unsure_at == NEVER:
-                lane.unsure_at = at.now + lane.unsure_gap
-                self.next_at = min(self.next_at, lane.unsure_at)
-            outlet.probe_gap = timing.STREAM_PROBE_AFTER
-            outlet.probe_at = at.now + outlet.probe_gap if outlet.flight else NEVER
-            outlet.make_ready(lane)
+            self.outlets.receipted(at, lane, outlet)
         match message.standing:
             case wire.RECEIPT_FULL | wire.RECEIPT_NOT_HERE:
-                self._hold(at, lane, outlet)
-                lane.is_refused = message.standing == wire.RECEIPT_FULL
-                if lane.is_refused:
+                is_refused = message.standing == wire.RECEIPT_FULL
+                self.outlets.hold(at, lane, outlet, is_refused=is_refused)
+                if is_refused:
                     self._give_up_casts(stream)
             case wire.RECEIPT_AGAIN:
-                self._send_again(at, lane, outlet, watermark)
+                self.outlets.send_again(at, lane, outlet, watermark)
             case _:
-                lane.is_refused = False
-                if lane.is_held:
-                    lane.release()
-                    outlet.make_ready(lane)
+                self.outlets.go_on(lane, outlet)
         self._tidy(lane)
-        self._pump(at, outlet)
+        self.outlets.pump(at, outlet)
 
-    def _at_peer(self, peer: NodeId, stream_id: bytes) -> _Lane | None:
+    def _at_peer(self, peer: NodeId, stream_id: bytes) -> Lane | None:
         """The lane of this stream, if its recipient lives at this peer."""
         lane = self._by_id.get(stream_id)
         if lane is None or lane.outlet is None or lane.outlet.node != peer:
@@ -616,9 +388,9 @@ class Outbox:
             return None
         return lane
 
-    def _stored(self, lane: _Lane, items: list[Item]) -> None:
+    def _stored(self, lane: Lane, items: list[Item]) -> None:
         # A memory node's own mailbox is no second copy: there it stays queued.
-        is_second = lane.home is not None and lane.home[0] != self._ways.me
+        is_second = lane.home is not None and not lane.leads_to(self._ways.me)
         for item in items:
             if item.envelope is None:
                 self._remove(lane.stream, item)
@@ -634,26 +406,7 @@ class Outbox:
                 self._counters["broadcast_refused"] += 1
                 self._end(stream, item, "dead", "mailbox full")
 
-    def _hold(self, at: Instant, lane: _Lane, outlet: _Outlet) -> None:
-        if not lane.is_held:
-            lane.retry_at = at.now + lane.retry_gap
-            lane.retry_gap = min(2 * lane.retry_gap, timing.STREAM_RETRY_MAX)
-            self.next_at = min(self.next_at, lane.retry_at)
-        lane.stream.rewind()
-        outlet.forget(lane)
-
-    def _send_again(self, at: Instant, lane: _Lane, outlet: _Outlet, watermark: int) -> None:
-        if at.now < lane.again_until:
-            self._counters["stream_again_repeated"] += 1
-            return
-        self._counters["stream_again"] += 1
-        lane.again_until = at.now + timing.STREAM_RETRY
-        lane.release()
-        lane.stream.receipted = watermark
-        lane.stream.rewind()
-        outlet.make_ready(lane)
-
-    def _renumber(self, at: Instant, lane: _Lane) -> None:
+    def _renumber(self, at: Instant, lane: Lane) -> None:
         """This outbox is older than what the recipient remembers of it."""
         self._counters["stream_renumbered"] += 1
         stream = lane.stream
@@ -668,9 +421,7 @@ class Outbox:
             self._keep(renewed, item)
             self._account.used += item.size
         self._keep_stream(lane)
-        if renewed.outlet is not None:
-            renewed.outlet.make_ready(renewed)
-            self._pump(at, renewed.outlet)
+        self.outlets.hurry(at, renewed)
 
     def done(self, at: Instant, peer: NodeId, message: wire.Done) -> None:
         lane = self._by_id.get(message.stream)
@@ -691,7 +442,7 @@ class Outbox:
         outlet = lane.outlet
         self._tidy(lane)
         if outlet is not None:
-            self._pump(at, outlet)
+            self.outlets.pump(at, outlet)
 
     def _end(self, stream: OutStream, item: Item, state: MessageState, reason: str) -> None:
         envelope = item.envelope
@@ -710,7 +461,7 @@ class Outbox:
         if item.envelope is not None:
             self._ledger.gone(Table.OUTBOX, _copy_key(stream, item.seq), moved=goes_on)
 
-    def _take(self, lane: _Lane, is_wanted: Callable[[Item], bool]) -> list[Item]:
+    def _take(self, lane: Lane, is_wanted: Callable[[Item], bool]) -> list[Item]:
         """Take copies out of a stream; they go on elsewhere."""
         taken = [item for item in lane.stream.items.values() if is_wanted(item)]
         for item in taken:
@@ -724,7 +475,7 @@ class Outbox:
                 MessageMoved(item.message_id, item.recipient, item.state, item.reason)
             )
 
-    def _tidy(self, lane: _Lane) -> None:
+    def _tidy(self, lane: Lane) -> None:
         """An empty stream that takes no new messages goes."""
         if not lane.stream.items and self._own.get(lane.stream.recipient) is not lane:
             self._close(lane)
@@ -734,37 +485,15 @@ class Outbox:
     def tick(self, at: Instant) -> None:
         if at.now < self.next_at:
             return
-        self.next_at = NEVER
+        self._expires_at = self.outlets.next_at = NEVER
         for lane in list(self._by_id.values()):
             for item in lane.stream.expired(at.now):
                 self._counters["message_expired"] += 1
                 self._end(lane.stream, item, "expired", "its time to live is over")
-            if lane.retry_at <= at.now and lane.outlet is not None:
-                lane.retry_at = NEVER
-                lane.outlet.make_ready(lane)
-            if lane.unsure_at <= at.now and lane.outlet is not None:
-                self._ways.want(at, lane.outlet.node)
-                self._ask_unsure(at, lane, lane.outlet)
-            self.next_at = min(self.next_at, lane.stream.earliest, lane.retry_at, lane.unsure_at)
+            self.outlets.tick_lane(at, lane)
+            self._expires_at = min(self._expires_at, lane.stream.earliest)
             self._tidy(lane)
-        for outlet in list(self._outlets.values()):
-            self._probe(at, outlet)
-            self._pump(at, outlet)
-            self.next_at = min(self.next_at, outlet.probe_at)
-
-    def _probe(self, at: Instant, outlet: _Outlet) -> None:
-        """Nothing was receipted for long: what was sent may be lost on a relay."""
-        if at.now < outlet.probe_at:
-            return
-        outlet.probe_at = NEVER
-        if not outlet.flight or not self._ways.is_clear(outlet.node):
-            return
-        self._counters["stream_probed"] += 1
-        outlet.probe_gap *= 2
-        for lane in outlet.lanes.values():
-            if lane.stream.sent:
-                lane.stream.rewind()
-                outlet.make_ready(lane)
+        self.outlets.tick(at)
 
     # --- looking on -----------------------------------------------------------------
 
@@ -785,17 +514,7 @@ class Outbox:
     def unreceipted(self) -> Iterator[Item]:
         """Own copies that nobody else holds, and whose recipient lives elsewhere."""
         for lane in self._own.values():
-            if lane.home is None or lane.home[0] != self._ways.me:
+            if not lane.leads_to(self._ways.me):
                 for item in lane.stream.items.values():
                     if item.state == "queued" and item.message_id:
                         yield item
-
-    def waits_for_receipts(self) -> bool:
-        """Might a copy that nobody else holds be receipted soon?"""
-        return any(
-            lane.stream.unsent or lane.stream.sent
-            for outlet in self._outlets.values()
-            if outlet.node != self._ways.me
-            for lane in outlet.lanes.values()
-            if not lane.is_held
-        )

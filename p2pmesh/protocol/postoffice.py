@@ -114,7 +114,7 @@ class PostOffice:
     def saved(self, at: Instant, number: int) -> None:
         """The store has all changes up to this save."""
         self._ledger.saved(number)
-        self._outbox.saved(at)
+        self._outbox.outlets.saved(at)
 
     def save_failed(self, at: Instant, detail: str) -> None:
         """The store cannot take more: nothing is accepted until it can, and what it has
@@ -145,7 +145,7 @@ class PostOffice:
         """Is all that live homes could receipt receipted, every request to the own agent
         answered, and all that the store can take safe?"""
         return (self._ledger.is_settled or self._ledger.is_failing) and not (
-            self._outbox.waits_for_receipts()
+            self._outbox.outlets.waits_for_receipts()
             or self._broadcasts.waits_for_receipts()
             or self._answering.is_asked()
         )
@@ -257,25 +257,25 @@ class PostOffice:
 
     def resumed(self, at: Instant, peer: NodeId) -> None:
         for clear in self._ways.resumed(peer):
-            self._outbox.clear(at, clear)
+            self._outbox.outlets.clear(at, clear)
             self._asking.clear(at, clear)
             self._answering.clear(clear)
             self._tree.clear(clear)
 
     def progressed(self, at: Instant, peer: NodeId) -> None:
         """The peer's process took some of what is large."""
-        self._outbox.progressed(at, peer)
+        self._outbox.outlets.progressed(at, peer)
 
     def _opened(self, at: Instant, peer: NodeId) -> None:
         self._home.intake.opened(peer)
-        self._outbox.opened(at, peer)
+        self._outbox.outlets.opened(at, peer)
         self._asking.way_changed(at, peer)
         self._answering.clear(peer)
         self._desk.opened(at, peer)
         self._broadcasts.opened(at, peer)
 
     def _closed(self, at: Instant, peer: NodeId) -> None:
-        self._outbox.closed(at, peer)
+        self._outbox.outlets.closed(at, peer)
         self._asking.way_changed(at, peer)
         self._desk.closed(at, peer)
         self._tree.closed(at, peer)

@@ -523,7 +523,7 @@ def audit(office: Office) -> None:
         assert stream.bytes == sum(item.size for item in stream.items.values())
         assert list(stream.items) == sorted(stream.items)
         assert all(not item.is_over for item in stream.items.values())
-    for outlet in outbox._outlets.values():
+    for outlet in outbox.outlets._outlets.values():
         lanes = outlet.lanes.values()
         flying = [i for lane in lanes for i in lane.stream.items.values() if i.is_flying]
         assert outlet.flight.bytes == sum(i.size for i in flying if not i.is_large)

@@ -109,7 +109,8 @@ def test_how_it_ended_is_told_again_too() -> None:
     world.lost = {wire.Receipt, wire.Done}
     done, expired = a.send("b-1", b"0"), a.send("b-1", b"1", ttl=5.0)
     b.commands.message_completed(world.at, done, True)
-    a.post._outbox.next_at = float("inf")  # its own clock says nothing yet
+    outbox = a.post._outbox  # its own clock says nothing yet
+    outbox._expires_at = outbox.outlets.next_at = float("inf")
     world.pass_time(5.0)
     world.unlink(a, b)
     world.lost.clear()
