@@ -82,7 +82,7 @@ class Ours:
             self._listen(node)
 
     def _listen(self, node: SimNode) -> None:
-        post, me = node.mesh._post, node.mesh.node_id
+        post, me = node.mesh._plane.office, node.mesh.node_id
         receive = post.received
 
         def received(at: Instant, peer: NodeId, message: wire.Message) -> None:
