@@ -12,6 +12,8 @@ nobody was dialled yet, and one not yet dialled is never dropped for another.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -30,7 +32,7 @@ class Offer:
     """One candidate and its dialling state."""
 
     candidate: Candidate
-    due_at: float
+    due_at: float  # while it is dialled: since when
     tries: int = 0
     is_dialling: bool = False
     node: NodeId | None = None  # who answered there last
@@ -75,10 +77,12 @@ class Candidates:
         self.offers.pop(key, None)
         self._fill(now)
 
-    def due(self, now: float) -> list[Offer]:
-        """Offers to dial now, ``--peer`` first."""
+    def due(self, now: float, rng: random.Random) -> list[Offer]:
+        """Offers to dial now: ``--peer`` first, then what was dialled least.  Otherwise in
+        any order: hundreds that start together shall not all dial the same few."""
         ready = [o for o in self.offers.values() if o.due_at <= now and not o.is_dialling]
-        return sorted(ready, key=lambda offer: offer.candidate.found_by is not FoundBy.PEER)
+        rng.shuffle(ready)
+        return sorted(ready, key=lambda o: (o.candidate.found_by is not FoundBy.PEER, o.tries))
 
     def next_due(self) -> float | None:
         return min((o.due_at for o in self.offers.values() if not o.is_dialling), default=None)
@@ -107,9 +111,17 @@ class Candidates:
         self.own.add(key)
         self._fill(now)
 
-    def dialling(self) -> int:
-        """How many candidates are being dialled."""
-        return sum(offer.is_dialling for offer in self.offers.values())
+    def wait(self, now: float, turn: Callable[[], float]) -> None:
+        """What was never dialled may become known otherwise: so long each, but for
+        ``--peer``."""
+        for offer in (*self.offers.values(), *self.deferred.values()):
+            is_dialled = offer.is_dialling or offer.tries > 0
+            if not is_dialled and offer.candidate.found_by is not FoundBy.PEER:
+                offer.due_at = max(offer.due_at, _rounded(now + turn(), _GRAIN))
+
+    def dialling(self) -> list[Offer]:
+        """Those that are being dialled."""
+        return [offer for offer in self.offers.values() if offer.is_dialling]
 
     def pending(self) -> bool:
         """Is any candidate being dialled, or never dialled yet?"""

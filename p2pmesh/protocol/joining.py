@@ -280,6 +280,7 @@ class Joining:
 
     def _take(self, life: Life, contact: NodeId | None) -> None:
         core = self._core
+        self._seeking.joined()
         core.publish(msgspec.structs.replace(core.record.record, life=life, epoch=None))
         core.act(Joined(life=str(life), contact=contact.hex() if contact else None))
 

@@ -17,14 +17,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from p2pmesh.protocol import limits, timing
-from p2pmesh.protocol.candidates import Candidates
+from p2pmesh.protocol.candidates import Candidates, Offer
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.members import Change, Tombstone
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.types import Alone, Candidate, FoundBy, NodeId
 
-_AT_ONCE: Final = 3  # candidates an unstamped node dials together
+_AT_ONCE: Final = 3  # candidates dialled together
+_NEXT_AFTER: Final = 0.1  # then it is looked again who became a member meanwhile
 
 
 class Seeking:
@@ -52,27 +53,39 @@ class Seeking:
         core = self._core
         delay = 0.0
         if core.life is not None and candidate.found_by is not FoundBy.PEER:
-            delay = core.rng.uniform(timing.NEWCOMER_DIAL_MIN, timing.NEWCOMER_DIAL_MAX)
+            delay = self._newcomers_turn()
         if not self.candidates.add(candidate, core.at.now, delay):
             core.count("candidate_known_or_deferred")
         offer = self.candidates.offers.get(candidate.key)
         if offer is not None and not offer.is_dialling:
             core.timers.set_earlier("candidates", None, max(offer.due_at, core.at.now))
 
+    def _newcomers_turn(self) -> float:
+        """How long a member leaves it to others to dial."""
+        return self._core.rng.uniform(timing.NEWCOMER_DIAL_MIN, timing.NEWCOMER_DIAL_MAX)
+
+    def joined(self) -> None:
+        """I am a member now, and those found before may be known to others."""
+        self.candidates.wait(self._core.at.now, self._newcomers_turn)
+
     def candidate_lost(self, key: str) -> None:
         self.candidates.remove(key, self._core.at.now)
         self._arm_candidates()
 
     def dial_candidates(self) -> None:
+        """A few at a time: where hundreds start together, most become members before
+        they are dialled."""
         core = self._core
         now = core.at.now
-        under_way = self.candidates.dialling() if core.life is None else 0
-        for offer in self.candidates.due(now):
+        due = self.candidates.due(now, core.rng)
+        under_way = self._under_way() if due else 0
+        lived_at = self._members_addresses() if due else frozenset()
+        for offer in due:
             candidate = offer.candidate
-            if self._is_member(candidate, offer.node):
+            if self._is_member(offer, lived_at):
                 self.candidates.spare(candidate.key, now)
-            elif core.life is None and under_way >= _AT_ONCE:
-                offer.due_at = now + 0.1
+            elif under_way >= _AT_ONCE:
+                offer.due_at = now + _NEXT_AFTER
             else:
                 attempt = core.connections.attempt(
                     Purpose.CANDIDATE,
@@ -83,29 +96,43 @@ class Seeking:
                 if attempt is None:  # offered, withdrawn and offered again: the first dial lasts
                     offer.due_at = now + timing.CANDIDATE_RETRY
                 else:
-                    offer.is_dialling = True
+                    offer.is_dialling, offer.due_at = True, now
                     under_way += 1
                     self._stagger(attempt)
         self._arm_candidates()
 
-    def _is_member(self, candidate: Candidate, answered: NodeId | None) -> bool:
+    def _under_way(self) -> int:
+        """Dials that others wait for: begun just now, or answered by a kernel lately."""
+        core = self._core
+        under_way = 0
+        for offer in self.candidates.dialling():
+            attempt = core.connections.attempts.get((Purpose.CANDIDATE, offer.candidate.key))
+            if attempt is not None:
+                patience = timing.DIAL_TIMEOUT if attempt.accepted else timing.DIAL_STAGGER
+                under_way += core.at.now < offer.due_at + patience
+        return under_way
+
+    def _members_addresses(self) -> frozenset[str]:
+        """Where other live members are."""
+        core = self._core
+        if core.life is None:
+            return frozenset()
+        return frozenset(
+            address
+            for held in core.view.all_alive()
+            if held.id != core.me
+            for address in held.record.addresses
+        )
+
+    def _is_member(self, offer: Offer, lived_at: frozenset[str]) -> bool:
         """Is who is offered a live member already?  Its addresses decide, so that a
         lying advertisement keeps nobody from being dialled."""
         core = self._core
         if core.life is None:
             return False
-        for node in (answered, candidate.node_id):
-            held = core.view.alive(node) if node is not None else None
-            if held is not None and (
-                node == answered or set(candidate.addresses) & set(held.record.addresses)
-            ):
-                return True
-        return any(
-            address in held.record.addresses
-            for held in core.view.all_alive()
-            if held.id != core.me
-            for address in candidate.addresses
-        )
+        if offer.node is not None and core.view.alive(offer.node) is not None:
+            return True
+        return not lived_at.isdisjoint(offer.candidate.addresses)
 
     def _stagger(self, attempt: Attempt) -> None:
         if attempt.waiting:

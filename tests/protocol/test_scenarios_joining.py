@@ -74,6 +74,34 @@ def test_twenty_that_start_at_a_barrier_agree_on_the_least_life(
     watch.assert_settles()
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_many_that_start_together_dial_few_of_each_other(simulate: Simulate, seed: int) -> None:
+    """Each is told of all; a handshake with everyone would cost them the time to meet."""
+    count = 40
+    net = simulate(seed=seed, delay=0.02, jitter=0.01)
+    for _ in range(count):
+        net.add()
+        net.run(0.5 / count)
+    net.run_until(net.agrees, within=5.0)
+    net.run(5.0)
+    dials = [node.mesh._core.connections._dials for node in net.nodes]
+    assert sum(dials) / count < 20, "three at first, ring neighbours, their addresses, a few more"
+
+
+def test_a_member_finds_a_newcomer_behind_many_addresses_where_nobody_answers(
+    simulate: Simulate,
+) -> None:
+    """Who waits for an answer of nobody's kernel keeps no other dial waiting."""
+    net = simulate(2, multicast=False)
+    node = net.nodes[0]
+    for number in range(60):
+        offered(net, node, f"mdns:{number}", f"10.200.0.{number}:1", claims=None)
+    newcomer = net.add()
+    net.run(1.5)
+    offered(net, node, "mdns:true", newcomer.address, claims=newcomer)
+    net.run_until(net.agrees, within=10.0)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_staggered_starts_keep_the_order_of_arrival(simulate: Simulate, seed: int) -> None:
     net = simulate(seed=seed)
