@@ -21,7 +21,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from p2pmesh.errors import ConfigError
 
@@ -34,6 +34,7 @@ _POLLS_PER_SWEEP: Final = 20
 #: A directory's time moves in steps of some milliseconds, so one this young may
 #: hide a later change of the same step.
 _SETTLED_AFTER_NS: Final = 100_000_000
+_Stamp: TypeAlias = tuple[int, int]  # a file's number, and when it was written
 
 
 class RuntimeEntry(NamedTuple):
@@ -133,7 +134,7 @@ def list_nodes(mesh: str | None = None, directory: str | None = None) -> tuple[R
     try:
         if problem := _problem_with(where):
             raise ConfigError(f"runtime directory {where}: {problem}")
-        names = _file_names(where)
+        names = _files(where)
     except FileNotFoundError:
         return ()
     entries = (_read_live(where, name) for name in names)
@@ -141,10 +142,19 @@ def list_nodes(mesh: str | None = None, directory: str | None = None) -> tuple[R
     return tuple(sorted(wanted, key=lambda entry: (entry.started, entry.pid)))
 
 
-def _file_names(directory: str) -> list[str]:
+def _files(directory: str) -> dict[str, _Stamp]:
+    """By name, with what tells a file from the one that replaced it."""
     with os.scandir(directory) as found:
-        names = [f.name for f in found if f.name.endswith(_SUFFIX) and not f.name.startswith(".")]
-    return sorted(names)[:ENTRIES_MAX]
+        files = [f for f in found if f.name.endswith(_SUFFIX) and not f.name.startswith(".")]
+    files.sort(key=lambda file: file.name)
+    return {file.name: _stamp(file) for file in files[:ENTRIES_MAX]}
+
+
+def _stamp(file: os.DirEntry[str]) -> _Stamp:
+    try:
+        return file.inode(), file.stat(follow_symlinks=False).st_mtime_ns
+    except FileNotFoundError:  # gone meanwhile
+        return 0, 0
 
 
 def _read_live(directory: str, name: str) -> RuntimeEntry | None:
@@ -228,35 +238,49 @@ def is_running(pid: int, birth: str) -> bool:
 
 
 class RuntimeWatch:
-    """What changed in the directory since the last poll; costs one stat when nothing did."""
+    """What changed in the directory since the last poll.  It costs one stat when nothing
+    did, and else reads only what is new: hundreds who start together change it often."""
 
     def __init__(self, directory: str, mesh: str, own_name: str) -> None:
         self._directory = directory
         self._mesh = mesh
         self._own_name = own_name
-        self._known: dict[str, RuntimeEntry] = {}
+        self._read: dict[str, tuple[_Stamp, RuntimeEntry | None]] = {}  # every file
+        self._known: dict[str, RuntimeEntry] = {}  # those of this mesh
         self._changed_at = -1
         self._polls = 0
 
     def poll(self) -> tuple[dict[str, RuntimeEntry], list[str]]:
         """Files that are new or different (by name), and names that are gone."""
         self._polls += 1
+        is_sweep = self._polls % _POLLS_PER_SWEEP == 0
         try:
             changed_at = os.stat(self._directory).st_mtime_ns
-            if changed_at == self._changed_at and self._polls % _POLLS_PER_SWEEP:
+            if changed_at == self._changed_at and not is_sweep:
                 return {}, []
-            present = {
-                name: entry
-                for name in _file_names(self._directory)
+            self._read = {
+                name: self._look(name, stamp, is_sweep=is_sweep)
+                for name, stamp in _files(self._directory).items()
                 if name != self._own_name
-                and (entry := _read_live(self._directory, name)) is not None
-                and entry.mesh == self._mesh
             }
         except OSError:
             return {}, []  # unreadable now is not gone
+        present = {
+            name: entry
+            for name, (_, entry) in self._read.items()
+            if entry is not None and entry.mesh == self._mesh
+        }
         is_settled = time.time_ns() - changed_at > _SETTLED_AFTER_NS
         self._changed_at = changed_at if is_settled else -1
         found = {n: entry for n, entry in present.items() if self._known.get(n) != entry}
         lost = [name for name in self._known if name not in present]
         self._known = present
         return found, lost
+
+    def _look(
+        self, name: str, stamp: _Stamp, *, is_sweep: bool
+    ) -> tuple[_Stamp, RuntimeEntry | None]:
+        known = self._read.get(name)
+        if known is not None and known[0] == stamp and not is_sweep:
+            return known
+        return stamp, _read_live(self._directory, name)

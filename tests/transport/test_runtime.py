@@ -226,8 +226,30 @@ def test_a_poll_without_a_change_reads_no_file(
     write(directory, entry())
     os.utime(directory, (1, 1))
     watch.poll()
-    monkeypatch.setattr(runtime, "_file_names", pytest.fail)
+    monkeypatch.setattr(runtime, "_files", pytest.fail)
     assert watch.poll() == ({}, [])
+
+
+def test_a_poll_after_a_change_reads_only_the_files_that_changed(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = RuntimeWatch(directory, "m", "")
+    stays, changes, goes = (write(directory, entry(started=n)) for n in (1.0, 2.0, 3.0))
+    write(directory, entry("other"))
+    assert len(watch.poll()[0]) == 3
+    read: list[str] = []
+    read_live = runtime._read_live
+    monkeypatch.setattr(
+        runtime, "_read_live", lambda at, name: read.append(name) or read_live(at, name)
+    )
+    changes.write(entry(started=9.0))
+    goes.remove()
+    comes = write(directory, entry(started=4.0))
+    found, lost = watch.poll()
+    assert set(found) == set(read) == {changes.name, comes.name}
+    assert lost == [goes.name]
+    stays.write(entry(started=5.0))
+    assert set(watch.poll()[0]) == {stays.name}
 
 
 def test_a_change_in_the_same_tick_as_the_last_poll_is_not_missed(directory: str) -> None:
