@@ -476,7 +476,11 @@ class Node:
         wanted = 1 if count is None else count
         try:
             async with asyncio.timeout(timeout):
-                await run.exchange.membership.until(lambda: len(present()) >= wanted)
+                await run.exchange.membership.until(
+                    # All are listed only where they may be enough: each of hundreds that
+                    # start together asks at each of the others.
+                    lambda: run.core.live_at_most() >= wanted and len(present()) >= wanted
+                )
         except TimeoutError:
             asked = {"name": name, "id": id, "capability": capability, "count": count}
             what = ", ".join(f"{key}={value!r}" for key, value in asked.items() if value)

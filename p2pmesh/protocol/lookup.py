@@ -117,6 +117,11 @@ class Lookup:
         members.sort(key=lambda pair: (pair[0], pair[1].node_id, pair[1].instance_id))
         return tuple(member for _, member in members)
 
+    def live_at_most(self) -> int:
+        """How many of them can be live: it costs nothing."""
+        view = self._core.view
+        return view.alive_count + len(view.guests) + (self._core.life is None)
+
     def _is_second(self, claim: Claim) -> bool:
         if not isinstance(claim, SignedRecord) or claim.record.state is not State.ALIVE:
             return False

@@ -354,6 +354,10 @@ class Mesh:
         self._core.at = at
         return self._lookup.members(self._plane.office.guest)
 
+    def live_at_most(self) -> int:
+        """No more of those are live; it costs nothing."""
+        return self._lookup.live_at_most()
+
     def me(self, at: Instant) -> Member:
         """This node as it lists itself; its life is "" until it has joined."""
         self._core.at = at
