@@ -24,7 +24,7 @@ end (``intake``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
@@ -508,13 +508,3 @@ class Outbox:
             "outbox_unreceipted": sent,
             "outbox_receipted": held - unsent - sent,
         }
-
-    # --- leaving ------------------------------------------------------------------
-
-    def unreceipted(self) -> Iterator[Item]:
-        """Own copies that nobody else holds, and whose recipient lives elsewhere."""
-        for lane in self._own.values():
-            if not lane.leads_to(self._ways.me):
-                for item in lane.stream.items.values():
-                    if item.state == "queued" and item.message_id:
-                        yield item

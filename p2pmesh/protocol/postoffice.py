@@ -150,10 +150,6 @@ class PostOffice:
             or self._answering.is_asked()
         )
 
-    def unreceipted(self) -> tuple[str, ...]:
-        """Messages accepted here of which nobody else has a copy."""
-        return tuple(item.message_id for item in self._outbox.unreceipted())
-
     # --- inputs: peers ----------------------------------------------------------------
 
     def received(self, at: Instant, peer: NodeId, message: wire.Message) -> None:

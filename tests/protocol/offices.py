@@ -514,6 +514,14 @@ def is_left(entry: GuestEntry) -> bool:
     return entry.state is State.LEFT
 
 
+def pair(*, linked: bool = True) -> tuple[World, Office, Office]:
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    if linked:
+        world.link(a, b)
+    return world, a, b
+
+
 def audit(office: Office) -> None:
     """What is counted is what is held."""
     post = office.post

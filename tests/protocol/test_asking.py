@@ -12,14 +12,7 @@ from p2pmesh.protocol.types import (
     SendRefused,
 )
 from p2pmesh.testing import SimNetwork
-from tests.protocol.offices import Office, World
-
-
-def pair() -> tuple[World, Office, Office]:
-    world = World()
-    a, b = world.add("a"), world.add("b")
-    world.link(a, b)
-    return world, a, b
+from tests.protocol.offices import Office, World, pair
 
 
 def answer(office: Office, payload: bytes = b"!", index: int = -1) -> None:

@@ -6,19 +6,12 @@ import msgspec
 import pytest
 
 from p2pmesh.protocol import limits, wire
-from tests.protocol.offices import Office, World
+from tests.protocol.offices import Office, World, pair
 
 REGISTER = msgspec.msgpack.encode(wire.RegisterBody("h", 1, (), ()))
 HEARTBEAT = msgspec.msgpack.encode(wire.HeartbeatBody("ok", None))
 READ = msgspec.msgpack.encode(wire.ReadBody(0))
 ACK = msgspec.msgpack.encode(wire.AckBody(("id",)))
-
-
-def pair() -> tuple[World, Office, Office]:
-    world = World()
-    a, b = world.add("a"), world.add("b")
-    world.link(a, b)
-    return world, a, b
 
 
 def call(world: World, caller: Office, home: Office, operation: str, body: bytes) -> str | None:

@@ -6,19 +6,12 @@ import pytest
 
 from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.types import Envelope
-from tests.protocol.offices import Office, World
+from tests.protocol.offices import Office, pair
 
 
 def post(office: Office, sender: Office, stream: bytes, seq: int, prev: int) -> None:
     envelope = Envelope(f"{stream!r}{seq}", "s", office.agent, "T", b"%d" % seq, None, 0)
     office.post.received(office.world.at, sender.id, wire.Post(stream, seq, prev, 10**6, envelope))
-
-
-def pair() -> tuple[World, Office, Office]:
-    world = World()
-    a, b = world.add("a"), world.add("b")
-    world.link(a, b)
-    return world, a, b
 
 
 def test_a_gap_is_told_once_for_each_way() -> None:

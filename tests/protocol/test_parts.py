@@ -19,7 +19,7 @@ from p2pmesh.protocol.types import (
 )
 from p2pmesh.testing import SimNetwork
 from p2pmesh.testing.node import SimNode
-from tests.protocol.offices import Office, World, audit
+from tests.protocol.offices import Office, World, audit, pair
 
 
 class Stream:
@@ -90,13 +90,6 @@ class Stream:
             if before == (self.made, len(self.read), self.end):
                 return
         raise AssertionError("it never ends")
-
-
-def pair() -> tuple[World, Office, Office]:
-    world = World()
-    a, b = world.add("a"), world.add("b")
-    world.link(a, b)
-    return world, a, b
 
 
 def holds_nothing(*offices: Office) -> bool:
