@@ -27,7 +27,6 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import statistics
@@ -42,6 +41,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import debian
+from benchmarks.debian import CACHE
+
 SYSTEMS = ("p2pmesh", "tcp", "zmq", "zmq-curve", "zenoh", "nats")
 ROWS = {
     "request": SYSTEMS,
@@ -50,7 +54,6 @@ ROWS = {
     "durable": ("p2pmesh",),
 }
 PACKAGES = ("pyzmq", "eclipse-zenoh", "nats-py", "pyre-gevent")
-CACHE = Path.home() / ".cache" / "p2pmesh-benchmarks"
 SMALL, LARGE = 256, 64 * 1024
 GUARD = 120.0
 
@@ -304,7 +307,7 @@ async def serve_nats() -> None:
 
 
 def nats_server() -> str:
-    return shutil.which("nats-server") or str(CACHE / "nats/usr/sbin/nats-server")
+    return debian.program("nats-server", "nats-server")
 
 
 async def client_nats(address: str) -> tuple[Ask, Flood, Any]:
@@ -396,12 +399,7 @@ def prepare(wanted: set[str]) -> tuple[str, set[str]]:
         subprocess.run(make, check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=False)
     if "nats" in wanted and not Path(nats_server()).exists():
-        (CACHE / "nats").mkdir(exist_ok=True)
-        with suppress(OSError, subprocess.CalledProcessError, StopIteration):
-            subprocess.run(["apt-get", "download", "-q", "nats-server"], cwd=CACHE, check=True,
-                           stdout=subprocess.DEVNULL)  # fmt: skip
-            package = next(CACHE.glob("nats-server_*.deb"))
-            subprocess.run(["dpkg", "-x", str(package), str(CACHE / "nats")], check=True)
+        debian.unpack("nats-server")
     needs = {
         "zmq": "zmq", "zmq-curve": "zmq", "zenoh": "zenoh", "nats": "nats", "zyre": "pyre_gevent",
     }  # fmt: skip

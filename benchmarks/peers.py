@@ -16,7 +16,6 @@ import base64
 import random
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,9 +26,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks import debian
+from benchmarks.debian import CACHE
 from benchmarks.fleet import Fleet, Member
 
-CACHE = Path.home() / ".cache" / "p2pmesh-benchmarks"
 PORTS = range(20_000, 32_000)  # below those that the system gives away
 
 
@@ -133,18 +133,12 @@ class SerfFleet(Peers):
 
 
 def serf() -> str:
-    return shutil.which("serf") or str(CACHE / "serf/usr/bin/serf")
+    return debian.program("serf", "serf")
 
 
 def install_serf() -> None:
-    if Path(serf()).exists():
-        return
-    (CACHE / "serf").mkdir(parents=True, exist_ok=True)
-    with suppress(OSError, subprocess.CalledProcessError, StopIteration):
-        subprocess.run(["apt-get", "download", "-q", "serf"], cwd=CACHE, check=True,
-                       capture_output=True)  # fmt: skip
-        package = next(CACHE.glob("serf_*.deb"))
-        subprocess.run(["dpkg", "-x", str(package), str(CACHE / "serf")], check=True)
+    if not Path(serf()).exists():
+        debian.unpack("serf")
     if not Path(serf()).exists():
         raise Missing("serf is not here: apt-get install serf")
 
