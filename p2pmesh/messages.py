@@ -273,7 +273,7 @@ def _why_not_msgpack(value: Any, is_key: bool) -> str:
             return "" if value in _INTEGERS else "holds an integer beyond 64 bits"
         case str():
             return _why_not_text(value)
-    return f"is a {type(value).__name__}, which cannot be carried"
+    return f"is of type {type(value).__name__}, which cannot be carried"
 
 
 def _why_not_json(value: Any, is_key: bool) -> str:
@@ -281,14 +281,14 @@ def _why_not_json(value: Any, is_key: bool) -> str:
         case str():
             return _why_not_text(value)
         case _ if is_key:
-            return f"is a {type(value).__name__}, JSON has only strings as keys"
+            return f"is of type {type(value).__name__}, and JSON has only strings as keys"
         case None | bool():
             return ""
         case int():
             return "" if value in _INTEGERS else "holds an integer beyond 64 bits"
         case float():
             return "" if math.isfinite(value) else f"holds {value}, which JSON does not have"
-    return f"is a {type(value).__name__}, which JSON does not have"
+    return f"is of type {type(value).__name__}, which JSON does not have"
 
 
 def _why_not_text(value: str) -> str:

@@ -452,7 +452,7 @@ async def test_an_answer_that_cannot_be_carried_is_the_handlers_failure(
     handlers.register("Query", handle)
     handlers.request_arrived(request(1))
     (said,) = await outcomes.until(1)
-    assert said[3:] == ("failed", "TypeError: payload is a set, which cannot be carried")
+    assert said[3:] == ("failed", "TypeError: payload is of type set, which cannot be carried")
 
 
 async def test_a_cancelled_request_leaves_the_next_one_unharmed(

@@ -115,11 +115,11 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize(
     ("payload", "error", "message"),
     [
-        ({"a": [1, {2, 3}]}, TypeError, r"payload\['a'\]\[1\] is a set"),
-        (object(), TypeError, "payload is a object"),
+        ({"a": [1, {2, 3}]}, TypeError, r"payload\['a'\]\[1\] is of type set"),
+        (object(), TypeError, "payload is of type object"),
         ({"n": 2**64}, ValueError, r"payload\['n'\] holds an integer beyond 64 bits"),
         (["\ud800"], ValueError, r"payload\[0\] holds a lone surrogate"),
-        ({(1, 2): 3}, TypeError, r"payload key \(1, 2\) is a tuple"),
+        ({(1, 2): 3}, TypeError, r"payload key \(1, 2\) is of type tuple"),
         (nested(2000), ValueError, "nested too deeply"),
     ],
 )
@@ -140,10 +140,10 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
-        ({"image": b"\0"}, r"payload\['image'\] is a bytes, which JSON does not have"),
+        ({"image": b"\0"}, r"payload\['image'\] is of type bytes, which JSON does not have"),
         ([float("nan")], r"payload\[0\] holds nan"),
         (float("inf"), "payload holds inf"),
-        ({1: "x"}, "payload key 1 is a int, JSON has only strings as keys"),
+        ({1: "x"}, "payload key 1 is of type int, and JSON has only strings as keys"),
         (nested(125), "nested too deeply"),
     ],
 )

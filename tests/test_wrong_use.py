@@ -126,18 +126,22 @@ WRONG_ARGUMENTS: Mapping[str, Row] = {
     "a target is empty": Row(lambda w: w.a.request("", 1), ConfigError, "target '': give the id"),
     # payloads
     "a payload is an object": Row(
-        lambda w: w.a.send("b", object()), TypeError, "payload is a object, which cannot be carried"
+        lambda w: w.a.send("b", object()),
+        TypeError,
+        "payload is of type object, which cannot be carried",
     ),
     "a payload holds a set": Row(
         lambda w: w.a.send("b", {"x": [{1}]}),
         TypeError,
-        r"payload\['x'\]\[0\] is a set, which cann",
+        r"payload\['x'\]\[0\] is of type set, which cann",
     ),
     "a payload holds itself": Row(
         lambda w: w.a.send("b", CIRCLE), ValueError, "payload is nested too deeply: 124 levels"
     ),
     "a payload is asked that cannot be carried": Row(
-        lambda w: w.a.request("b", {1, 2}), TypeError, "payload is a set, which cannot be carried"
+        lambda w: w.a.request("b", {1, 2}),
+        TypeError,
+        "payload is of type set, which cannot be carried",
     ),
     "a payload is 17 MiB": Row(
         lambda w: w.a.send("b", HUGE), MessageTooLarge, "17,825,797 bytes .* 16,777,216 .*in parts"
@@ -149,7 +153,7 @@ WRONG_ARGUMENTS: Mapping[str, Row] = {
         lambda w: w.a.broadcast("x" * (3 << 20)), MessageTooLarge, "2,097,152 reach everyone: send"
     ),
     "a broadcast is no JSON": Row(
-        lambda w: w.a.broadcast([1j]), TypeError, r"payload\[0\] is a complex, which"
+        lambda w: w.a.broadcast([1j]), TypeError, r"payload\[0\] is of type complex, which"
     ),
     # types and ids
     "a type is None": Row(lambda w: w.a.send("b", 1, type=None), ConfigError, "type None: not a"),

@@ -161,7 +161,7 @@ def test_a_payload_that_json_does_not_have_is_refused_and_never_changed(
 
 
 def test_metrics_are_called_metrics_when_they_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"metrics\['image'\] is a bytes"):
+    with pytest.raises(TypeError, match=r"metrics\['image'\] is of type bytes"):
         calls.heartbeat("g", "healthy", {"image": b""})
 
 
