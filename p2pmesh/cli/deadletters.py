@@ -42,7 +42,11 @@ def _list(call: Call, node: NodeClient) -> None:
         columns = ("ID", "DIED", "FROM", "RECIPIENT", "TYPE", "REASON")
         call.out.table(columns, rows, style_by=0)
     else:
-        call.out.note("no dead letters")
+        call.out.note(f"no dead letters at {_asked(node)}")
+
+
+def _asked(node: NodeClient) -> str:
+    return f"{node.url} (each node has those that it accepted: --url asks another)"
 
 
 def _row(letter: Mapping[str, Any]) -> tuple[str, ...]:
@@ -66,6 +70,8 @@ def _each(
         what(call, node, which)
         return
     letters = node.get(f"{_PATH}?limit={_LISTED_MAX}")["dead_letters"]
+    if not letters:
+        call.out.note(f"nothing to do: no dead letters at {_asked(node)}")
     message_ids = list(dict.fromkeys(str(letter["message_id"]) for letter in letters))
     failures: list[MeshError] = []
     for message_id in message_ids:

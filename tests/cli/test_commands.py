@@ -336,7 +336,12 @@ def test_dead_letters_are_a_table_for_people(
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     dead(node)
-    assert p2pmesh("dead-letters") == (0, "no dead letters\n", "")
+    asked = f"{node.url} (each node has those that it accepted: --url asks another)"
+    assert p2pmesh("dead-letters") == (0, f"no dead letters at {asked}\n", "")
+    for option in ("--retry", "--drop"):
+        said = f"nothing to do: no dead letters at {asked}\n"
+        assert p2pmesh("dead-letters", option, "all") == (0, said, "")
+        assert p2pmesh("dead-letters", option, "all", "--json") == (0, "", "")
     dead(node, "m-1")
     status, out, _ = p2pmesh("dead-letters")
     assert status == 0
