@@ -229,19 +229,26 @@ def send_message(
     }
 
     def decode(answer: Answer) -> Sent:
-        if answer.status == 400 and target is not None and _is_unknown_target(answer):
-            raise UnknownTarget(target, asked=answer.url)
+        if answer.status == 400 and target is not None:
+            unknown = _read_unknown_target(answer)
+            if unknown is not None:
+                raise UnknownTarget(target, unknown.nearest, answer.url)
         return answer.read(Sent)
 
     path = f"/messages/send/{_segment(source)}"
     return _post(path, body, decode, {"Idempotency-Key": idempotency_key})
 
 
-def _is_unknown_target(answer: Answer) -> bool:
+class _NoTarget(msgspec.Struct, frozen=True):
+    error: str
+    nearest: tuple[str, ...] = ()
+
+
+def _read_unknown_target(answer: Answer) -> _NoTarget | None:
     try:
-        return "error" in msgspec.json.decode(answer.content, type=dict)
-    except msgspec.DecodeError:
-        return False  # a refusal in plain text: the body is wrong
+        return msgspec.json.decode(answer.content, type=_NoTarget)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # a refusal in plain text: the body is wrong
 
 
 def get_messages(

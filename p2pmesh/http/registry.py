@@ -145,8 +145,9 @@ class SentAnswer(Struct, frozen=True):
     state: str  # ours: "stored" when the recipient's home has it
 
 
-class NoTarget(Struct, frozen=True):
+class NoTarget(Struct, frozen=True, omit_defaults=True):
     error: str
+    nearest: tuple[str, ...] = ()  # ours: ids and names like it
 
 
 class Messages(Struct, frozen=True):
@@ -292,8 +293,9 @@ class Registry:
                 body.correlation_id,
                 message_id,
             )
-        except UnknownTarget:
-            return json_answer({"error": f"Target instance '{target}' not found"}, 400)
+        except UnknownTarget as error:
+            said = f"Target instance '{target}' not found"
+            return json_answer(NoTarget(said, error.nearest), 400)
         return json_answer(SentAnswer(sent.message_id, "queued", sent.delivered_to, sent.state))
 
     async def messages(self, call: Call) -> Answer:

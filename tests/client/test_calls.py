@@ -84,6 +84,10 @@ def test_an_unknown_target_names_the_mesh_that_does_not_have_it() -> None:
     unknown = answer({"error": "Target instance 'g' not found"}, 400)
     with pytest.raises(UnknownTarget, match=f"'g'.*{URL}"):
         send().decode(unknown)
+    near = answer({"error": "Target instance 'g' not found", "nearest": ["g-1"]}, 400)
+    with pytest.raises(UnknownTarget, match=r"did you mean 'g-1'\?") as caught:
+        send().decode(near)
+    assert caught.value.nearest == ("g-1",)
     with pytest.raises(ConfigError):  # a body that is not JSON, say
         send().decode(answer(b"the body is not JSON", 400))
 

@@ -509,7 +509,8 @@ class Contract:
             for target in (nobody, "x" * 129):
                 reply = door.ask(send(fresh(), target))
                 assert reply.status == 400
-                assert reply.json == {"error": f"Target instance '{target}' not found"}
+                assert reply.json["error"] == f"Target instance '{target}' not found"
+                assert set(reply.json) <= {"error", "nearest"}
             register(door, nobody)
             assert messages(door, nobody) == []
 
