@@ -12,6 +12,7 @@ Handles are kept weakly: who drops one asks no more, and pays no more.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeAlias
 from weakref import WeakValueDictionary
@@ -126,25 +127,25 @@ class Delivery(Watched):
         if self.state not in wanted:
             raise self._error or _error_of_end(self.target, self.state, self.reason)
 
-    def progressed(self, event: MessageProgress) -> None:
+    def _progressed(self, event: MessageProgress) -> None:
         self.progress = (event.sent, event.total)
         self.changed()
 
-    def moved(self, action: MessageMoved) -> None:
+    def _moved(self, action: MessageMoved) -> None:
         self.state = action.state
         self.reason = action.reason
         if self.state in ("stored", "done"):
             self.progress = (self.progress[1], self.progress[1])
         self.changed()
 
-    def goes_again(self) -> None:
+    def _goes_again(self) -> None:
         """It was dead, and is sent again."""
         self.state = "queued"
         self.is_kept = False
         self.reason = ""
         self.changed()
 
-    def refused(self, error: MeshError) -> None:
+    def _reject(self, error: MeshError) -> None:
         self.state = "refused"
         self.reason = str(error)
         self._error = error
@@ -165,6 +166,11 @@ class Broadcast(Watched):
         self.delivered_to = delivered_to
         #: Recipient -> (state, reason).
         self.states: dict[str, tuple[State, str]] = dict.fromkeys(delivered_to, ("queued", ""))
+
+    def __repr__(self) -> str:
+        counted = Counter(state for state, _ in self.states.values())
+        how = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
+        return f"<Broadcast {self.message_id} to {len(self.states)}: {how or 'nobody'}>"
 
     @property
     def refused(self) -> dict[str, str]:
@@ -196,13 +202,13 @@ class Broadcast(Watched):
     def _waiting_for(self) -> list[str]:
         return [who for who, (state, _) in self.states.items() if state == "queued"]
 
-    def reject(self, error: MeshError) -> None:
+    def _reject(self, error: MeshError) -> None:
         """It was not accepted after all."""
         self._error = error
         self.states = {who: ("refused", str(error)) for who in self.states}
         self.changed()
 
-    def moved(self, action: MessageMoved) -> None:
+    def _moved(self, action: MessageMoved) -> None:
         self.states[action.recipient] = (action.state, action.reason)
         self.changed()
 
@@ -229,7 +235,7 @@ class Deliveries:
             delivery = known
         else:
             delivery = self._handles[message_id] = Delivery(message_id, target)
-        delivery.goes_again()
+        delivery._goes_again()
         return delivery
 
     def _of(self, message_id: str) -> Iterator[Delivery | Broadcast]:
@@ -242,13 +248,13 @@ class Deliveries:
 
     def moved(self, action: MessageMoved) -> None:
         if (handle := self._handles.get(action.message_id)) is not None:
-            handle.moved(action)
+            handle._moved(action)
         if (copy := self._copies.get((action.message_id, action.recipient))) is not None:
-            copy.moved(action)
+            copy._moved(action)
 
     def progressed(self, event: MessageProgress) -> None:
         if isinstance(handle := self._handles.get(event.message_id), Delivery):
-            handle.progressed(event)
+            handle._progressed(event)
 
     def kept(self, message_id: str) -> None:
         for handle in self._of(message_id):
@@ -258,9 +264,9 @@ class Deliveries:
     def refused(self, action: SendRefused) -> None:
         match self._handles.get(action.message_id):
             case Delivery() as delivery:
-                delivery.refused(error_of(action.error, action.detail, delivery.target))
+                delivery._reject(error_of(action.error, action.detail, delivery.target))
             case Broadcast() as broadcast:
-                broadcast.reject(error_of(action.error, action.detail, "everyone"))
+                broadcast._reject(error_of(action.error, action.detail, "everyone"))
 
     def membership_changed(self) -> None:
         """Somebody may be away now: whoever waits looks again."""
@@ -275,7 +281,7 @@ class Deliveries:
         unfinished = tuple(h for h in open_ones if h.state == "queued" and not h.is_kept)
         for handle in open_ones:
             if not handle.is_over:
-                handle.refused(error)
+                handle._reject(error)
         return unfinished
 
     def _all(self) -> tuple[Delivery | Broadcast, ...]:
