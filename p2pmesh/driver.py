@@ -89,6 +89,7 @@ class Driver:
         self._lag_told = False
         self._is_draining = False
         self._drain_is_due = False
+        self._cannot_save = False  # and that was said
         self._persists: set[asyncio.Task[object]] = set()
         self._persist_order = asyncio.Lock()
         self._performers: dict[type, Callable[[Any], None]] = {
@@ -285,12 +286,16 @@ class Driver:
     def _saved(self, number: int) -> None:
         if self.witness is not None:
             self.witness(Saved(number))
+        if self._cannot_save:
+            self._cannot_save = False
+            log.warning("messages are stored again, and accepted")
         if not self.is_stopped:
             self.core.saved(self._now(), number)
             self._drain()
 
     def _save_failed(self, why: str) -> None:
         if not self.is_stopped:
+            self._cannot_save = True
             log.error("messages cannot be stored, so none is accepted until they can: %s", why)
             self.core.save_failed(self._now(), why)
             self._drain()
