@@ -4,14 +4,14 @@
                                 └─ the disk is full ─► failed, kept, tried again
 
 A commit starts when the one before it ends: whoever writes alone waits for one
-``fsync``, whoever writes a lot shares it.  Each row carries a checksum.  What is
-damaged when the file is opened is moved aside and said aloud in ``notices``: never
-served, never deleted.  A ballast file is given up when the disk is full, so that what
+``fsync``, whoever writes a lot shares it.  A file that is damaged, when it is opened or
+later, is moved aside, what is sound of it is kept (``salvage``), and that is said: in
+``notices``, or in the log.  A ballast file is given up when the disk is full, so that what
 was finished can be deleted and the store recovers in place.
 
-Does not: know what is in a row (``protocol/ledger.py`` does), keep other processes
-away (the data directory's lock does), or touch the event loop but by the two
-callbacks, which run in the worker's thread.
+Does not: know what is in a row (``protocol/ledger.py`` does) or what damage looks like
+(``salvage.py``), keep other processes away (the data directory's lock does), or touch
+the event loop but by the two callbacks, which run in the worker's thread.
 
 Invariants: saves are applied whole and in their order; ``saved`` is told only of what a
 loss of power leaves; at most ``PAGES_MAX`` pages are used.
@@ -27,15 +27,17 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from p2pmesh import salvage
 from p2pmesh.errors import ConfigError, StoreFull
 from p2pmesh.forked import let_go
 from p2pmesh.protocol.types import Change, Row
+from p2pmesh.salvage import SCHEMA_VERSION, Damaged
 
 FILE: Final = "messages.db"
+FRESH: Final = f"{FILE}.fresh"  # what is to take the place of a damaged one
 BALLAST: Final = "ballast"
 #: The ballast, and what the write-ahead log holds before it is folded into the file:
 #: folding it in must fit into the ballast.  A quarter of what is free, within these.
@@ -45,8 +47,6 @@ PAGE_SIZE: Final = 4096
 PAGES_MAX: Final = 1024 * 1024 * 1024 // PAGE_SIZE
 RETRY_AFTER: Final = 1.0  # seconds from a commit that failed to the next try
 _DELETED_AT_ONCE: Final = 64  # rows, where the disk is full: what fits into the ballast
-SCHEMA_VERSION: Final = 1
-_APPLICATION_ID: Final = 0x70326D01
 
 #: From each earlier schema version to the next, in one transaction with all others.
 MIGRATIONS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {}
@@ -61,6 +61,7 @@ class Store:
         self.path = path
         self.notices: list[str] = []
         self._connection = connection
+        self._rows: tuple[Row, ...] = ()  # until they are asked for
         self._tables = tuple(tables)
         self._reserve = _reserve(path.parent)
         self._saved: Callable[[int], None]
@@ -80,17 +81,13 @@ class Store:
         """
         path = directory / FILE
         with _explained(path):
+            salvage.resume(path, path.with_name(FRESH))
             try:
                 self = cls._opened(path, tables)
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise
-                aside = _move_aside(path)
+            except Damaged as damage:
+                notice = _salvage(path, tables, damage)
                 self = cls._opened(path, tables)
-                self.notices.append(
-                    f"{path} was damaged ({error}) and is now {aside}: the messages in it are not "
-                    "delivered"
-                )
+                self.notices.append(notice)
             with suppress(OSError):  # full already: messages are taken once it is not
                 self._keep_ballast()
         return self
@@ -100,47 +97,34 @@ class Store:
         connection = _connect(path)
         try:
             self = cls(path, connection, tables)
-            self._prepare()
+            version = salvage.check(path, connection, tables)
+            self._rows = salvage.rows(connection, tables)  # before anything is written
+            self._prepare(version)
+            if 0 < version < SCHEMA_VERSION:
+                self._rows = salvage.rows(connection, tables)
         except BaseException:
             connection.close()
             raise
         return self
 
-    def _prepare(self) -> None:
-        """Check the file, and bring its schema to this version."""
+    def _prepare(self, version: int) -> None:
+        """Bring the schema of a file that is sound to this version."""
         run = self._connection.execute
-        (version,) = run("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"{self.path} was written by a later p2pmesh (schema {version}, this one reads "
-                f"{SCHEMA_VERSION}): use that, or give another --data-dir"
-            )
-        run(f"PRAGMA page_size = {PAGE_SIZE}")
-        run("PRAGMA auto_vacuum = INCREMENTAL")
-        run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = FULL")
-        run("PRAGMA secure_delete = OFF")  # else deleting needs as much of the log as putting
-        run(f"PRAGMA max_page_count = {PAGES_MAX}")
-        run(f"PRAGMA wal_autocheckpoint = {self._reserve // PAGE_SIZE}")
-        run(f"PRAGMA journal_size_limit = {self._reserve}")
-        (verdict,) = run("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(f"{_DAMAGED}: {verdict}")
+        _tune(self._connection, self._reserve)
         if 0 < version < SCHEMA_VERSION:
             self._migrate(version)
-        run("BEGIN IMMEDIATE")
-        for table in self._tables:
-            run(
-                f"CREATE TABLE IF NOT EXISTS {table} "
-                "(key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL)"
-            )
-        run(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        run(f"PRAGMA application_id = {_APPLICATION_ID}")
-        run("COMMIT")
+        with self._transaction():
+            there = {name for (name,) in run("SELECT name FROM sqlite_schema")}
+            for table in self._tables:
+                if table not in there:
+                    run(salvage.create_table(table))
+            run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            run(f"PRAGMA application_id = {salvage.application_id(SCHEMA_VERSION)}")
 
     def _migrate(self, version: int) -> None:
         """All steps or none, after a copy was made beside the file."""
-        backup = _unused(self.path.with_name(f"{self.path.name}.schema-{version}"))
+        backup = salvage.unused(self.path.with_name(f"{self.path.name}.schema-{version}"))
+        _create(backup)
         self._connection.execute("VACUUM INTO ?", (str(backup),))
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -156,31 +140,9 @@ class Store:
     # --- reading ------------------------------------------------------------------------
 
     def rows(self) -> tuple[Row, ...]:
-        """All rows whose checksum is right.  Others are in a copy of the file from then
-        on, and said in ``notices``."""
-        sound: list[Row] = []
-        damaged: list[tuple[str, bytes]] = []
-        with _explained(self.path):
-            for table in self._tables:
-                query = f"SELECT key, value, checksum FROM {table}"
-                for key, value, checksum in self._connection.execute(query):
-                    if checksum == _checksum(table, key, value):
-                        sound.append(Row(table, key, value))
-                    else:
-                        damaged.append((table, key))
-            if damaged:
-                self._set_aside(damaged)
-        return tuple(sound)
-
-    def _set_aside(self, damaged: list[tuple[str, bytes]]) -> None:
-        aside = _unused(self.path.with_name(f"{self.path.name}.damaged"))
-        self._connection.execute("VACUUM INTO ?", (str(aside),))
-        with self._transaction():
-            for table, key in damaged:
-                self._connection.execute(f"DELETE FROM {table} WHERE key IS ?", (key,))
-        self.notices.append(
-            f"{len(damaged)} rows of {self.path} were damaged; they are in {aside} and are not used"
-        )
+        """All rows that an earlier process left; they can be had once."""
+        rows, self._rows = self._rows, ()
+        return rows
 
     # --- writing ------------------------------------------------------------------------
 
@@ -242,15 +204,27 @@ class Store:
         try:
             self._commit(pending.values())
             return ""
-        except sqlite3.Error:
-            pass  # make room, and try once more
+        except sqlite3.Error as error:
+            first = error
         try:
-            self._make_room(pending)
+            if salvage.says_damage(first):
+                self._heal(first)
+            else:
+                self._make_room(pending)
             self._commit(pending.values())
             return ""
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, Damaged) as error:
             _log.debug("the store cannot be written: %s", error)
             return str(error)
+
+    def _heal(self, damage: sqlite3.Error) -> None:
+        """Go on with what is sound of a file that turned out to be damaged."""
+        self._connection.close()
+        try:
+            _log.warning("%s", _salvage(self.path, self._tables, damage))
+        finally:
+            self._connection = _connect(self.path)
+            _tune(self._connection, self._reserve)
 
     def _make_room(self, pending: dict[tuple[str, bytes], Change]) -> None:
         """Delete what is finished, with the room that the ballast has kept.  Nothing new
@@ -279,7 +253,7 @@ class Store:
                 else:
                     self._connection.execute(
                         f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",
-                        (key, value, _checksum(table, key, value)),
+                        (key, value, salvage.checksum(table, key, value)),
                     )
 
     @contextmanager
@@ -312,8 +286,25 @@ class Store:
 
 def _connect(path: Path) -> sqlite3.Connection:
     if not path.exists():
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _create(path)
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+
+
+def _create(path: Path) -> None:
+    """An empty file, for its owner only."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _tune(connection: sqlite3.Connection, reserve: int) -> None:
+    run = connection.execute
+    run(f"PRAGMA page_size = {PAGE_SIZE}")
+    run("PRAGMA auto_vacuum = INCREMENTAL")
+    run("PRAGMA journal_mode = WAL")
+    run("PRAGMA synchronous = FULL")
+    run("PRAGMA secure_delete = OFF")  # else deleting needs as much of the log as putting
+    run(f"PRAGMA max_page_count = {PAGES_MAX}")
+    run(f"PRAGMA wal_autocheckpoint = {reserve // PAGE_SIZE}")
+    run(f"PRAGMA journal_size_limit = {reserve}")
 
 
 def _reserve(directory: Path) -> int:
@@ -321,35 +312,27 @@ def _reserve(directory: Path) -> int:
     return min(max(disk.f_bavail * disk.f_frsize // 4, RESERVE_MIN), RESERVE_MAX)
 
 
-def _checksum(table: str, key: bytes, value: bytes) -> bytes:
-    digest = blake2b(table.encode(), digest_size=8, salt=len(key).to_bytes(8))
-    digest.update(key)
-    digest.update(value)
-    return digest.digest()
-
-
-# --- damage ------------------------------------------------------------------------------
-
-_DAMAGED: Final = "database disk image is malformed"
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    text = str(error)
-    return text.startswith(_DAMAGED) or "file is not a database" in text
-
-
-def _move_aside(path: Path) -> Path:
-    """The file and what SQLite keeps beside it; a copy without its log is worth less."""
-    aside = _unused(path.with_name(f"{path.name}.damaged"))
-    for end in ("-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
-            os.rename(f"{path}{end}", f"{aside}{end}")
-    return aside
-
-
-def _unused(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
+def _salvage(path: Path, tables: Sequence[str], damage: Exception) -> str:
+    """Have a sound file in the place of a damaged one; what to say of it.  Where there
+    is no room for another, all is left as it was."""
+    rows = salvage.sound_rows(path, tables)
+    fresh = path.with_name(FRESH)
+    salvage.discard(fresh)
+    try:
+        store = Store._opened(fresh, tables)
+        try:
+            store._commit(Change(*row) for row in rows)
+            store._fold()  # its log stays behind
+        finally:
+            store.close()
+    except BaseException:
+        salvage.discard(fresh)
+        raise
+    aside = salvage.exchange(path, fresh)
+    return (
+        f"{path} was damaged ({damage}) and is now {aside}: {len(rows)} rows of it were sound "
+        "and are kept; what was in others is lost"
+    )
 
 
 @contextmanager
