@@ -40,10 +40,9 @@ from p2pmesh.ids import new_instance_id
 from p2pmesh.leadership import Leadership
 from p2pmesh.loops import refuse_outside
 from p2pmesh.nodeconfig import NodeConfig
+from p2pmesh.outcomes import CoreOutcomes
 from p2pmesh.protocol.keys import KeyRing
 from p2pmesh.protocol.mesh import Mesh
-from p2pmesh.protocol.payloads import Payload
-from p2pmesh.protocol.timing import MESSAGE_TTL
 from p2pmesh.protocol.types import (
     Agent,
     Alone,
@@ -51,7 +50,6 @@ from p2pmesh.protocol.types import (
     Candidate,
     Demoted,
     Elected,
-    Envelope,
     Event,
     Instant,
     Joined,
@@ -134,14 +132,12 @@ class Running:
         self._leaving: asyncio.Task[None] | None = None
         self._listening: set[str] = set()
         self.store: Store | None = None
-        self._starting: dict[str, asyncio.Future[None]] = {}  # messages about to be handled
         self._stack = AsyncExitStack()
         self._server: RegistryServer | None = None
         #: Of this run: whoever may read the runtime file may use HTTP.
         self._http_token = secrets.token_urlsafe(32) if config.http_tokens else None
         self._rendezvous: Rendezvous | None = None
         self._drops: list[Callable[[], None]] = []  # what a forked child has to let go of
-        handlers.outcomes = self
 
     # --- views ----------------------------------------------------------------------
 
@@ -215,7 +211,10 @@ class Running:
             persist=self.identity.keep if self.identity.is_persistent else None,
             store=self.store,
         )
-        self.exchange = Exchange(self.driver, is_durable=self.store is not None)
+        is_durable = self.store is not None
+        self.exchange = Exchange(self.driver, is_durable=is_durable)
+        self._outcomes = CoreOutcomes(self.driver, self.instance_id, is_durable=is_durable)
+        self.handlers.outcomes = self._outcomes
         self._performers = self._who_performs()
         self._stack.push_async_callback(self.driver.aclose)
         self._drops.append(self.driver.drop_in_child)
@@ -400,7 +399,7 @@ class Running:
         return {
             MessageArrived: self._message_arrived,
             MessageKept: exchange.kept,
-            MessageMayStart: self._may_start,
+            MessageMayStart: self._outcomes.may_start,
             MessageWithdrawn: lambda action: handlers.withdrawn((action.message_id,)),
             RequestArrived: handlers.request_arrived,
             RequestCancelled: lambda action: handlers.request_cancelled(action.request),
@@ -453,46 +452,6 @@ class Running:
             ms, logical, number = map(int, event.life.split("."))
             self.driver.persist(Life(ms, logical, number))
         self.exchange.membership_changed()
-
-    def _may_start(self, action: MessageMayStart) -> None:
-        waiting = self._starting.pop(action.message_id, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-
-    # --- what handlers report (handlers.Outcomes) -----------------------------------------
-
-    async def starting(self, message_id: str) -> None:
-        if self.store is None:
-            return
-        waiting = self._starting.get(message_id)
-        if waiting is None:
-            waiting = self._starting[message_id] = asyncio.get_running_loop().create_future()
-            self.driver.command(self.core.commands.message_started, message_id)
-        await asyncio.shield(waiting)
-
-    def completed(self, message_id: str, ok: bool, reason: str) -> None:
-        self.driver.command(self.core.commands.message_completed, message_id, ok, reason)
-
-    def responded(self, request: int, payload: Payload | None, error: str, detail: str) -> None:
-        self.driver.command(self.core.commands.respond, request, payload, error, detail)
-
-    def part(self, request: int, payload: Payload) -> bool:
-        return self.driver.command(self.core.commands.respond_part, request, payload)
-
-    def parts_ended(self, request: int) -> None:
-        self.driver.command(self.core.commands.respond_end, request)
-
-    def answered(self, query: Envelope, payload: Payload) -> None:
-        self.driver.command(
-            self.core.commands.send,
-            source=self.instance_id,
-            target=query.source,
-            named=False,
-            type="Response",
-            payload=payload,
-            ttl=MESSAGE_TTL,
-            correlation_id=query.message_id,
-        )
 
     # --- the end ----------------------------------------------------------------------------
 
