@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import re
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,24 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_piece_of_code_is_python(block: str) -> None:
     compile(block, "embedding.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+async def test_who_goes_on_after_a_full_queue_as_shown_loses_nothing(mesh: str) -> None:
+    (block,) = (block for block in BLOCKS if "except QueueFull" in block)
+    settings: dict[str, Any] = {
+        "mesh": mesh, "mdns": False, "bind": ["127.0.0.1"], "port": 0, "http": None,
+    }  # fmt: skip
+    pages: list[int] = []
+    worker = Node("worker", **settings)
+    worker.on("Notification")(lambda message: pages.append(message.payload["page"]))
+    async with worker, Node("sender", **settings) as node:
+        await node.wait_for(count=2, timeout=20)
+        there: dict[str, Any] = {"node": node}
+        code = compile(block, "embedding.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        async with asyncio.timeout(60):
+            await types.FunctionType(code, there)()
+            await there["sent"][-1].done()
+    assert pages == list(range(3000))
 
 
 def test_what_is_said_of_a_node_exists() -> None:
