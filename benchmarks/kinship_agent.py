@@ -24,10 +24,12 @@ def say(event: str, of: str | None = None) -> None:
 
 async def live(order: dict[str, Any]) -> None:
     left = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, left.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, left.set)
+    loop.add_reader(sys.stdin, left.set)  # its end: whoever ordered is gone
     make = getattr(kinship.Config, order["profile"])
     address = f"127.0.0.1:{order['port']}"
-    say("bound")  # in a moment: the start also joins
+    say("bound")  # as good as: the start binds and joins in one
     config = make(name=NAME, bind=address, seeds=order["seeds"], keys=[order["key"]])
     cluster = await kinship.Cluster(config).start()
     telling = asyncio.create_task(tell(cluster, order["count"]))

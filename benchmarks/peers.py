@@ -58,11 +58,11 @@ class Peers(Fleet):
         raise RuntimeError("no free port")
 
     def seeds(self, member: Member) -> list[str]:
-        """The address of the oldest that is alive, which is bound by then."""
+        """The address of the oldest that is alive, which answers by then."""
         first = self.members[0]
         if first is member:
             return []
-        first.wait("bound")
+        first.wait("joined")
         return [f"127.0.0.1:{self._addresses[first.name]}"]
 
     def start(self, number: int, *, said: Callable[[str], None] = lambda _: None) -> None:
