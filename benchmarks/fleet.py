@@ -98,6 +98,7 @@ async def obey() -> None:
                     pass
             case {"do": "hold", "seconds": seconds}:
                 ctypes.PyDLL(None).sleep(seconds)  # with the GIL: no thread runs
+    loop.remove_reader(sys.stdin)  # an end is read again and again
     leaving.set()
     await asyncio.gather(*nodes, return_exceptions=True)
 
