@@ -24,8 +24,9 @@ from p2pmesh.protocol.members import Change, Tombstone
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.types import Alone, Candidate, FoundBy, NodeId
 
-_AT_ONCE: Final = 3  # candidates dialled together
+_AT_ONCE: Final = 3  # candidates that an unstamped node dials together; a member: one
 _NEXT_AFTER: Final = 0.1  # then it is looked again who became a member meanwhile
+_MET_REST: Final = 1.0  # a member that met one: whom that one knows is known soon
 
 
 class Seeking:
@@ -35,6 +36,7 @@ class Seeking:
         self._core = core
         self.candidates = Candidates()
         self._failed_addresses: dict[NodeId, tuple[str, ...]] = {}
+        self._rests_until = 0.0
 
     def start(self) -> None:
         core = self._core
@@ -78,14 +80,17 @@ class Seeking:
         core = self._core
         now = core.at.now
         due = self.candidates.due(now, core.rng)
+        at_once = _AT_ONCE if core.life is None else 1
         under_way = self._under_way() if due else 0
+        if now < self._rests_until:
+            under_way = at_once
         lived_at = self._members_addresses() if due else frozenset()
         for offer in due:
             candidate = offer.candidate
             if self._is_member(offer, lived_at):
                 self.candidates.spare(candidate.key, now)
-            elif under_way >= _AT_ONCE:
-                offer.due_at = now + _NEXT_AFTER
+            elif under_way >= at_once:
+                offer.due_at = max(now + _NEXT_AFTER, self._rests_until)
             else:
                 attempt = core.connections.attempt(
                     Purpose.CANDIDATE,
@@ -156,7 +161,10 @@ class Seeking:
 
     def candidate_tried(self, attempt: Attempt, node: NodeId | None) -> None:
         assert isinstance(attempt.target, str)
-        self.candidates.tried(attempt.target, self._core.at.now, node=node)
+        now = self._core.at.now
+        self.candidates.tried(attempt.target, now, node=node)
+        if node is not None and self._core.life is not None:
+            self._rests_until = now + _MET_REST
         self._arm_candidates()
 
     # --- healing ----------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_many_that_start_together_dial_few_of_each_other(simulate: Simulate, see
     net.run_until(net.agrees, within=5.0)
     net.run(5.0)
     dials = [node.mesh._core.connections._dials for node in net.nodes]
-    assert sum(dials) / count < 20, "three at first, ring neighbours, their addresses, a few more"
+    assert sum(dials) / count < 16, "three at first, ring neighbours, their addresses, a few more"
 
 
 def test_a_member_finds_a_newcomer_behind_many_addresses_where_nobody_answers(
