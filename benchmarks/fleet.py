@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,14 +37,15 @@ def say(**what: Any) -> None:
     sys.stdout.flush()
 
 
-async def live(settings: dict[str, Any], count: int) -> None:
-    """One node: from its start until the process is asked to leave."""
+async def live(settings: dict[str, Any], count: int, told: Collection[str]) -> None:
+    """One node: from its start until the process is asked to leave.  ``told``: the kinds
+    of events that it prints."""
     from p2pmesh import Node
 
     node = Node(**settings)
     await node.start()
     say(event="bound", id=node.instance_id, t=time.time())
-    events = asyncio.create_task(report(node))
+    events = asyncio.create_task(report(node, told))
     await node.joined()
     say(event="joined", id=node.instance_id, t=time.time())
     if count:
@@ -55,10 +56,10 @@ async def live(settings: dict[str, Any], count: int) -> None:
     events.cancel()
 
 
-async def report(node: Any) -> None:
+async def report(node: Any, told: Collection[str]) -> None:
     async for event in node.events():
         kind = type(event).__struct_config__.tag
-        if kind in REPORTED:
+        if kind in told:
             say(
                 event=kind, by=node.instance_id, t=event.t,
                 of=getattr(event, "instance_id", None) or getattr(event, "leader_id", None),
@@ -66,7 +67,7 @@ async def report(node: Any) -> None:
             )  # fmt: skip
 
 
-REPORTED = {"member_failed", "member_left", "member_joined", "member_stalled", "leader_changed"}
+REPORTED = ("member_failed", "member_left", "member_joined", "member_stalled", "leader_changed")
 
 
 async def obey() -> None:
@@ -88,8 +89,9 @@ async def obey() -> None:
         if not line:
             break
         match json.loads(line):
-            case {"do": "run", "nodes": [*all_settings], "count": count}:
-                nodes += [asyncio.create_task(live(each, count)) for each in all_settings]
+            case {"do": "run", "nodes": [*all_settings], "count": count, **more}:
+                told = more.get("told", REPORTED)
+                nodes += [asyncio.create_task(live(each, count, told)) for each in all_settings]
             case {"do": "sleep", "seconds": seconds}:
                 time.sleep(seconds)  # noqa: ASYNC251 - a handler that blocks
             case {"do": "busy", "seconds": seconds}:
