@@ -106,7 +106,7 @@ class View:
         self.alive_count = 0
         #: Whose claims were held when this process slept, and nobody has said since.
         self.hearsay: set[NodeId | str] = set()
-        self._ended: dict[NodeId | str, float] = {}  # nodes that left, guests that ended
+        self._ended: dict[NodeId | str, float] = {}  # nodes and guests that are gone, since when
         self._hash: bytes | None = None
         self._leader: SignedRecord | None = None
         self._leader_known = True
@@ -131,9 +131,7 @@ class View:
             return Change.NONE
         elif not self._make_room(held, now - age):
             return Change.FULL
-        if not is_alive:
-            self._ended[node] = now - age
-        self._put(node, offered, now)
+        self._put(node, offered, now, None if is_alive else now - age)
         if offered.version.life > self.highest:
             self.highest = offered.version.life
         if offered.record.epoch is not None:
@@ -169,7 +167,7 @@ class View:
         last = held.last if isinstance(held, Tombstone) else held
         made = Tombstone(node, version, failed_at, verdict.evidence, verdict.accusers, last)
         was_alive = self.is_alive(node)
-        self._put(node, made, now)
+        self._put(node, made, now, failed_at)
         self.highest = max(self.highest, version.life)
         return Change.FAILED if was_alive else Change.UPDATED
 
@@ -254,8 +252,7 @@ class View:
     def ended_at(self, key: NodeId | str) -> float | None:
         """When this node or guest ended, as far as is known; None: it did not, or is
         not known."""
-        held = self.nodes.get(key) if isinstance(key, bytes) else None
-        return held.failed_at if isinstance(held, Tombstone) else self._ended.get(key)
+        return self._ended.get(key)
 
     def leader(self) -> SignedRecord | None:
         """The least seniority over alive and suspect candidates."""
@@ -296,7 +293,9 @@ class View:
 
     # --- private ----------------------------------------------------------------
 
-    def _put(self, node: NodeId, made: SignedRecord | Tombstone, now: float) -> None:
+    def _put(
+        self, node: NodeId, made: SignedRecord | Tombstone, now: float, ended_at: float | None
+    ) -> None:
         held = self.nodes.get(node)
         if held is not None:
             self.buckets[held.subject >> _BUCKET_SHIFT] ^= held.version_hash
@@ -307,14 +306,15 @@ class View:
         self.nodes[node] = made
         self.hearsay.discard(node)
         self._changed(held, made)
-        if self._ended and made.version.state is not State.LEFT:
+        if ended_at is not None:
+            self._ended[node] = ended_at
+        elif self._ended:
             self._ended.pop(node, None)
         if self.guests and (
             held is None
             or held.version.life != made.version.life
             or held.version.state != made.version.state
         ):
-            ended_at = self.ended_at(node)
             for guest, claim in self.guests.items():
                 if claim.entry.home == node:
                     self._follow(guest, claim.entry, now if ended_at is None else ended_at)
@@ -334,9 +334,9 @@ class View:
             self._ended.pop(guest, None)
 
     def _all_ended(self) -> Iterator[tuple[NodeId, float]]:
-        for node, held in self.nodes.items():
-            if held.version.state is not State.ALIVE:
-                yield node, held.failed_at if isinstance(held, Tombstone) else self._ended[node]
+        for key, ended_at in self._ended.items():
+            if isinstance(key, bytes):
+                yield key, ended_at
 
     def _make_room(self, held: SignedRecord | Tombstone | None, ended_at: float) -> bool:
         """Room for one more that ended then: the longest gone makes it.  What is held
