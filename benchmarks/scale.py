@@ -12,6 +12,11 @@ Rows:
          hold one view and follow the oldest
     S1   a thousand nodes join within 10 s, ten die after a minute: CPU seconds of 120
          virtual ones
+    S2   4,000 nodes (``--nodes``) that begin converged, 1 % of which die: virtual seconds
+         until all the others say so, CPU seconds, memory of this process so far
+    S2s  the same nodes split in half and healed: virtual seconds until each half, and then
+         all, hold one view.  Not among the rows run by default: who loses half of n makes
+         up its mind n²/2 times in a second, 270 µs and 2 kB each
 
 The rule for L3, written before it was run: a *false death* is a healthy node (neither
 starved nor stopped) of which any node of the mesh tells ``member_failed``; each node
@@ -31,10 +36,12 @@ one JSON line a row, then a table.  ``--quick`` takes two cells of five nodes.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -216,6 +223,18 @@ def long_split(options: argparse.Namespace) -> list[Result]:
     return [{"row": "L6h", "size": 10, "runs": len(taken), "worst": round(max(taken), 2)}]
 
 
+def without_collector(
+    row: Callable[[argparse.Namespace], list[Result]], options: argparse.Namespace
+) -> list[Result]:
+    """Of millions of live objects each full collection costs seconds, and none is garbage."""
+    gc.collect()
+    gc.disable()
+    try:
+        return row(options)
+    finally:
+        gc.enable()
+
+
 def thousand(options: argparse.Namespace) -> list[Result]:
     size = 50 if options.quick else 1000
     chance = random.Random(1)
@@ -233,6 +252,49 @@ def thousand(options: argparse.Namespace) -> list[Result]:
     return [{"row": "S1", "size": size, "cpu": round(used, 1), "trace": net.trace_hash()}]
 
 
+def converged(options: argparse.Namespace) -> SimNetwork:
+    """A mesh that stands, without the messages of its joining."""
+    size = 50 if options.quick else options.nodes
+    net = SimNetwork(1, expected=size, multicast=False)
+    net.add_converged(size)
+    net.run_until(net.agrees, within=20)
+    net.run(5.0)
+    return net
+
+
+def spent(net: SimNetwork, began: float) -> Result:
+    return {
+        "cpu": round(time.process_time() - began, 1),
+        "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "trace": net.trace_hash(),
+    }
+
+
+def deaths(options: argparse.Namespace) -> list[Result]:
+    began = time.process_time()
+    net = converged(options)
+    size = len(net.nodes)
+    for node in random.Random(1).sample(net.nodes[1:], max(1, size // 100)):
+        net.kill(node)
+    known = net.run_until(net.agrees, within=60)
+    return [{"row": "S2", "size": size, "known": round(known, 2), **spent(net, began)}]
+
+
+def halves(options: argparse.Namespace) -> list[Result]:
+    began = time.process_time()
+    net = converged(options)
+    size = len(net.nodes)
+    sides = net.nodes[: size // 2], net.nodes[size // 2 :]
+    net.partition(*sides)
+    split = net.run_until(lambda: all(map(net.agrees, sides)), within=120)
+    net.run(5.0)
+    net.heal()
+    healed = net.run_until(net.agrees, within=120)
+    assert all(node.leader() == net.nodes[0].instance_id for node in net.nodes)
+    figures = {"split": round(split, 2), "healed": round(healed, 2), **spent(net, began)}
+    return [{"row": "S2s", "size": size, **figures}]
+
+
 def verdict(result: Result) -> bool | None:
     match result:
         case {"row": "L3", "false_deaths": deaths}:
@@ -243,14 +305,17 @@ def verdict(result: Result) -> bool | None:
             return bool(worst <= 5.0)
         case {"row": "S1", "cpu": cpu, "size": 1000}:
             return bool(cpu <= 60.0)
+        case {"row": "S2" | "S2s", "size": 4000, "cpu": cpu, "mb": mb}:
+            return bool(cpu <= 600.0 and mb <= 6 * 1024)
     return None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", default="L3,L3c,L3s,L6h,S1")
+    parser.add_argument("--rows", default="L3,L3c,L3s,L6h,S1,S2")
     parser.add_argument("--sizes", default="50,200", help="of L3, L3c and L3s")
     parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--nodes", type=int, default=4000, help="of S2 and S2s")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="cells of the grid, kept; one row at a time")
     parser.add_argument("--quick", action="store_true")
@@ -261,7 +326,11 @@ def main() -> None:
             case "L6h":
                 results += long_split(options)
             case "S1":
-                results += thousand(options)
+                results += without_collector(thousand, options)
+            case "S2":
+                results += without_collector(deaths, options)
+            case "S2s":
+                results += without_collector(halves, options)
             case "L3" | "L3c" | "L3s":
                 results += starvation(row, options)
     for result in results:

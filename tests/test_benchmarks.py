@@ -99,11 +99,14 @@ def test_a_quick_look_at_messages_prints_what_it_measured(home: Path) -> None:
 
 
 def test_a_quick_look_at_scale_prints_what_it_measured(home: Path) -> None:
-    results = quick("scale.py", home)
-    assert set(results) == {"L3", "L3c", "L3s", "L6h", "S1"}
+    results = quick("scale.py", home, "--rows", "L3,L3c,L3s,L6h,S1,S2,S2s")
+    assert set(results) == {"L3", "L3c", "L3s", "L6h", "S1", "S2", "S2s"}
     assert results["L3"] == {**results["L3"], "runs": 2, "false_deaths": 0}
     assert results["L3c"]["starved_failed"] > 0
     assert len(results["S1"]["trace"]) > 8
+    assert 0 < results["S2"]["known"] < 2
+    assert results["S2s"]["split"] > 1
+    assert results["S2s"]["healed"] > 0
 
 
 @pytest.mark.parametrize("suspects", [False, True])

@@ -42,7 +42,7 @@ PROTOCOL: Final = {
         {"doubles", "neighbours", "orphans"},
         {"questions", "sidelinks"},
         {"monitoring"},
-        {"joining", "leading", "lookup"},
+        {"converged", "joining", "leading", "lookup"},
         {"sleeping"},
     ),
     "messages": (

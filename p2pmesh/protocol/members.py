@@ -21,6 +21,7 @@ the door's business.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from enum import Enum
 from functools import reduce
 from math import inf
@@ -193,6 +194,14 @@ class View:
         self._follow(guest, offered.entry, now - age)
         self.highest = max(self.highest, offered.entry.life)
         return Change.JOINED if held is None else Change.UPDATED
+
+    def copy(self) -> View:
+        """The same claims, for another to hold."""
+        made = copy(self)
+        made.nodes, made.guests = dict(self.nodes), dict(self.guests)
+        made.buckets, made.hearsay = list(self.buckets), set(self.hearsay)
+        made._ended = dict(self._ended)
+        return made
 
     # --- forgetting -------------------------------------------------------------
 

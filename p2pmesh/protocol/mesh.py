@@ -18,12 +18,13 @@ What users ask of the message plane is in ``Mesh.commands`` (``commands``).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from p2pmesh.protocol import directory, timing, wire
 from p2pmesh.protocol.commands import Commands
 from p2pmesh.protocol.connections import Received
+from p2pmesh.protocol.converged import converge
 from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.dispatch import Dispatch
 from p2pmesh.protocol.doubles import Doubles
@@ -128,6 +129,16 @@ class Mesh:
         self._is_working = False  # while it leaves: handlers of messages run
         self._is_stopped = False
         self._is_introduced = False
+
+    @staticmethod
+    def converge(meshes: Sequence[Mesh]) -> None:
+        """For simulators: cores that were just started are members of one mesh, as if they
+        had joined in this order.  Drain each."""
+        converge([mesh._core for mesh in meshes])
+        for mesh in meshes:
+            mesh._is_introduced = True
+            mesh._neighbours.rings_changed()
+            mesh._settle()
 
     # --- inputs: links ----------------------------------------------------------------
 

@@ -112,6 +112,14 @@ class Rings:
             self._next = None
         return self._next is None
 
+    def seen_from(self, me: NodeId) -> Rings:
+        """The same rings, from another's place."""
+        self._sort()
+        made = Rings(me)
+        made._rings = tuple(list(ring) for ring in self._rings)
+        made._next = None
+        return made
+
     def neighbours(self, node: NodeId) -> tuple[NodeId, ...]:
         """The ring neighbours of any node, each once, in ring order.
 

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
+from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.types import Agent, Candidate, Event, FoundBy, Life
 from p2pmesh.testing.clock import Clock
@@ -83,7 +84,7 @@ class SimNetwork:
         ``loss``: probability that a segment is lost, each time it is sent.
         ``multicast``: nodes find each other as by mDNS; without it give ``peers``.
         ``expected``: how many nodes will be added; above 200 the cipher is a null
-        one, and events of single members are counted, not kept."""
+        one, and events of single members are counted and told to observers, not kept."""
         self.seed = seed
         self.clock = Clock()
         self.nodes: list[SimNode] = []
@@ -169,24 +170,24 @@ class SimNetwork:
         ``address_of``: it takes over that node's address; ``identity_of``: its data
         directory is a copy of that node's, its identity too.  ``config``: fields of MeshConfig
         (``agent=None`` is an observer, ``persistent=True`` has a store)."""
-        number = len(self.nodes)
-        node = SimNode(self, self._kernel, number, name, self._rng.randbytes(32))
-        if identity_of is not None:
-            node.take_data_of(self._node(identity_of))
-        if address_of is not None:
-            node.address = self._node(address_of).address
+        node = self._made(name, config, address_of=address_of, identity_of=identity_of)
         node.wall_offset = wall_offset
-        node.settings = {
-            "agent": Agent(node.instance_id, persistent=bool(config.get("persistent"))),
-            "addresses": (node.address,),
-            "name": name,
-            **config,
-        }
-        self.nodes.append(node)
-        self._kernel.bind(node.host, node.address)
         if start:
             self._start(node, peers)
         return node
+
+    @_step
+    def add_converged(self, count: int, name: str = "node", **config: Any) -> None:
+        """The first nodes of this network, so many, as members of one mesh: each knows all
+        from now on, and has links to its ring neighbours within a second.  For thousands,
+        whose joining would take longer than what is to be seen."""
+        assert not self.nodes, "a mesh that converged begins with these"
+        for _ in range(count):
+            node = self._made(name, dict(config))
+            node.start(self._rng, null_cipher=self.is_large, book=self._book)
+        Mesh.converge([node.mesh for node in self.nodes])
+        for node in self.nodes:
+            node.perform()
 
     @_step
     def start(self, node: Which, *, peers: Sequence[Which] = (), **config: Any) -> None:
@@ -408,6 +409,30 @@ class SimNetwork:
 
     def _node(self, which: Which) -> SimNode:
         return self.nodes[which] if isinstance(which, int) else which
+
+    def _made(
+        self,
+        name: str,
+        config: dict[str, Any],
+        *,
+        address_of: Which | None = None,
+        identity_of: Which | None = None,
+    ) -> SimNode:
+        """A node that does not run yet, on its host."""
+        node = SimNode(self, self._kernel, len(self.nodes), name, self._rng.randbytes(32))
+        if identity_of is not None:
+            node.take_data_of(self._node(identity_of))
+        if address_of is not None:
+            node.address = self._node(address_of).address
+        node.settings = {
+            "agent": Agent(node.instance_id, persistent=bool(config.get("persistent"))),
+            "addresses": (node.address,),
+            "name": name,
+            **config,
+        }
+        self.nodes.append(node)
+        self._kernel.bind(node.host, node.address)
+        return node
 
     def _start(self, node: SimNode, peers: Sequence[Which]) -> None:
         node.start(self._rng, null_cipher=self.is_large, book=self._book)

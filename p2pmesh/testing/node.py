@@ -190,7 +190,7 @@ class SimNode:
             book=book,
         )
         self.mesh.start(self.now())
-        self._perform()
+        self.perform()
 
     def end(self) -> None:
         """The process is gone; what its kernel makes of that is the network's to say."""
@@ -227,7 +227,7 @@ class SimNode:
         if not self.is_running:
             return None
         result = getattr(of, method)(self._at_input(), *arguments, **options)
-        self._perform()
+        self.perform()
         return result
 
     # --- what its kernel tells it (kernel.Process) ------------------------------------------
@@ -238,7 +238,7 @@ class SimNode:
     def received(self, socket: Socket, data: bytes) -> None:
         if self.state is State.RUNNING:  # most of what happens
             self._received(socket, data)
-            self._perform()
+            self.perform()
         else:
             self._input(self._received, socket, data)
 
@@ -255,7 +255,7 @@ class SimNode:
         """Now, or when the process runs again."""
         if self.state is State.RUNNING:
             call(*arguments)
-            self._perform()
+            self.perform()
         elif self.state is State.STOPPED:
             self._waiting.append((call, arguments))
 
@@ -311,11 +311,11 @@ class SimNode:
             at = self._at_input()
             self._due = None
             self.mesh.handle_timer(at)
-            self._perform()
+            self.perform()
 
     # --- what the core wants done -----------------------------------------------------------------
 
-    def _perform(self) -> None:
+    def perform(self) -> None:
         """Everything, then its one timer."""
         actions = self.mesh.actions()
         while actions:
@@ -351,9 +351,11 @@ class SimNode:
     def _happened(self, event: Event) -> None:
         kind = kind_of(event)
         self.counts[kind] += 1
-        if not self.network.is_large or kind not in _OF_EACH_MEMBER:
+        is_kept = not self.network.is_large or kind not in _OF_EACH_MEMBER
+        if is_kept or self.network.observers:
             told = msgspec.structs.replace(event, t=self._clock.now)
-            self.events.append(told)
+            if is_kept:
+                self.events.append(told)
             for observer in self.network.observers:
                 observer(self, told)
         if isinstance(event, Joined) and self.settings.get("persistent"):
@@ -410,8 +412,10 @@ class SimNode:
         self.mesh.stored(self._at_input(), number, is_stored)
 
 
-#: Events that every node has of every other: in a large network only counted.
-_OF_EACH_MEMBER: Final = frozenset({"member_joined", "member_updated"})
+#: Events that every node has of every other: in a large network counted, not kept.
+_OF_EACH_MEMBER: Final = frozenset(
+    f"member_{what}" for what in ("joined", "updated", "suspected", "recovered", "failed", "left")
+)
 
 
 def kind_of(event: Event) -> str:

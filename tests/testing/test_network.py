@@ -56,6 +56,39 @@ def eventful(seed: int) -> SimNetwork:
     return net
 
 
+def test_a_mesh_that_begins_converged_goes_on_as_one_that_joined() -> None:
+    net = SimNetwork(seed=5)
+    net.add_converged(12, "agent")
+    assert len({node.mesh.view_hash() for node in net.nodes}) == 1
+    net.run_until(net.agrees, within=1.0)
+    first, second, *others = net.nodes
+    assert net.oldest() is first
+    assert all(node.leader() == first.instance_id for node in net.nodes)
+    assert all(node.lists(other) for node in net.nodes for other in net.nodes)
+    assert not any(node.seen("member_joined") for node in net.nodes)
+    net.run(3.0)
+    net.kill(first)
+    net.run_until(lambda: net.agrees() and second.leads(), within=2.0)
+    assert {node.counts["member_failed"] for node in (second, *others)} == {1}
+    newcomer = net.add(peers=[others[0]])
+    net.run_until(net.agrees, within=5.0)
+    assert newcomer.life == max(node.life for node in net.running() if node.life)
+    assert SimNetwork.replay(net.scenario).trace_hash() == net.trace_hash()
+
+
+def test_a_large_network_keeps_no_events_of_single_members_and_tells_them_to_observers() -> None:
+    net = SimNetwork(seed=6, expected=201)
+    told: list[str] = []
+    net.observers.append(lambda node, event: told.append(type(event).__name__))
+    net.add_converged(5)
+    net.run_until(net.agrees, within=1.0)
+    net.kill(4)
+    net.run_until(net.agrees, within=2.0)
+    assert told.count("MemberFailed") == 4
+    assert all(node.counts["member_failed"] == 1 for node in net.running())
+    assert not any(node.seen("member_failed") for node in net.nodes)
+
+
 # --- replay -------------------------------------------------------------------------
 
 
