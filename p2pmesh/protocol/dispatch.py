@@ -201,7 +201,8 @@ class Dispatch:
                 case wire.EntryItem() as item:
                     self._membership.entry_item(item, link, flood=flood)
                 case wire.Question(subject=self._core.me) as question:
-                    self._doubles.questioned(question)
+                    if self._doubles.questioned(question) and not question.tombstone:
+                        self._neighbours.reach_out()
                 case wire.Verdict(subject=self._core.me) as verdict:
                     self._doubles.buried(verdict)
                 case wire.Question() as question:

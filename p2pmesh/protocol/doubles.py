@@ -80,11 +80,12 @@ class Doubles:
         elif verdict.life > life and is_plausible(verdict.life):
             self._rise_above(verdict.life)
 
-    def questioned(self, question: wire.Question) -> None:
-        """Somebody asks whether I am gone: I answer."""
+    def questioned(self, question: wire.Question) -> bool:
+        """Somebody asks whether I am gone: I answer, if I did not already."""
         life = self._core.life
-        if life is not None and question.life == life:
-            self._membership.raise_incarnation(question.incarnation)
+        if life is None or question.life != life:
+            return False
+        return self._membership.raise_incarnation(question.incarnation)
 
     def tell(self, addresses: tuple[str, ...]) -> None:
         """Another process has my identity: say so."""

@@ -112,18 +112,20 @@ class Membership:
             core.changes.append(Changed(entry.instance_id, change, before))
             core.flood(entry.instance_id, signed.item, Urgency.CHANGE)
 
-    def raise_incarnation(self, above: int) -> None:
-        """Refute: I am alive, whatever was said of me up to this incarnation."""
+    def raise_incarnation(self, above: int) -> bool:
+        """Refute: I am alive, whatever was said of me up to this incarnation.  False: I said
+        that already, or cannot."""
         core = self._core
         record = core.record.record
         if record.life is None or record.incarnation > above or core.has_left:
-            return
+            return False
         if above >= limits.INCARNATION_MAX:
             core.count("incarnation_range")
-            return
+            return False
         core.publish(
             msgspec.structs.replace(record, incarnation=above + 1, revision=0), Urgency.QUESTION
         )
+        return True
 
     def readdress(self, addresses: tuple[str, ...]) -> None:
         """My link addresses changed."""

@@ -24,6 +24,7 @@ from p2pmesh.protocol.types import FoundBy, Life, NodeId
 #: The higher id of two ring neighbours waits this long for the other's dial.
 _YIELD: Final = 0.3
 _UNLINKABLE_FOR: Final = 30.0
+_OTHERS_TOLD: Final = 3
 
 
 class Neighbours:
@@ -155,6 +156,14 @@ class Neighbours:
             self._unlinkable[peer] = now + _UNLINKABLE_FOR
             self.rings_changed()
         return True
+
+    def reach_out(self) -> None:
+        """I am in question, so those who watch me may not hear my answer either.  A few others
+        have it from me: it is in the HELLO of a new link."""
+        core = self._core
+        others = [held.id for held in core.view.all_alive() if held.id not in core.links_up]
+        for peer in core.rng.sample(others, min(_OTHERS_TOLD, len(others))):
+            self.connect(peer, at_once=True)
 
     # --- links come and go ------------------------------------------------------------
 

@@ -254,6 +254,32 @@ def is_silent_link(node: SimNode, other: SimNode) -> bool:
     return link is not None and not link.is_ring and not core.hears(other.mesh.node_id)
 
 
+def test_who_is_in_question_answers_some_who_have_no_link_to_it_and_does_so_once(
+    simulate: Simulate,
+) -> None:
+    """None of its ring neighbours hears it any more, and they say so."""
+    net = simulate(12)
+    net.run(60.0)  # links that nobody uses are closed
+    subject = net.nodes[0]
+    life, linked = subject.life, peers_of(subject)
+    assert life is not None
+    for peer in linked:
+        net.cut(subject, peer, both=False)
+    accuser = linked[0].mesh.node_id
+    question = wire.Question(subject.mesh.node_id, life, 0, Evidence.UNREACHABLE, accuser, 1, 1000)
+    forged(net, subject, subject, question)
+    forged(net, subject, subject, question)
+    net.run(0.1)
+    assert len(peers_of(subject)) == len(linked) + 3
+    assert {node.lists(subject).incarnation for node in net.nodes} == {1}
+
+
+def peers_of(node: SimNode) -> list[SimNode]:
+    """Whom it has a link to."""
+    links = node.mesh._core.links_up
+    return [other for other in node.network.nodes if other.mesh.node_id in links]
+
+
 def test_a_question_about_an_earlier_incarnation_is_answered_with_the_record(
     simulate: Simulate,
 ) -> None:

@@ -6,6 +6,7 @@ each exception is written down.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from tests.scenarios.steps import (
@@ -159,6 +160,12 @@ def between(
     )
 
 
+def later(scenario: Scenario) -> Scenario:
+    """When no link is left but those of the rings."""
+    name = f"a minute after they met: {scenario.name}"
+    return replace(scenario, name=name, steps=(Wait(60.0), *scenario.steps))
+
+
 PATHS: Final = (
     between("a triangle without one side", 3, Cut(0, 1), is_real=True),
     between("two who do not reach each other", 4, Cut(0, 1)),
@@ -170,6 +177,7 @@ PATHS: Final = (
     between("the leader does not hear one", 10, CutOneWay(1, 0)),
     between("the leader is not heard by half", 9, *(CutOneWay(0, n) for n in (1, 3, 5, 7))),
     between("the leader does not hear half", 9, *(CutOneWay(n, 0) for n in (1, 3, 5, 7))),
+    later(between("the leader is not heard by half", 9, *(CutOneWay(0, n) for n in (1, 3, 5, 7)))),
     Scenario(
         "the cable of one comes out, and is put in again",
         4,
@@ -397,7 +405,7 @@ TIME: Final = (
     Scenario(
         "150 strangers fill the backlog of a leader that is stopped",
         4,
-        (Stop(0), Besiege(0, 150), Wait(9.0), Resume(0), Settle()),
+        (Stop(0), Besiege(0, 150), Wait(9.0, real=4.0), Resume(0), Settle()),
         Expected(notices=STALL),
         is_real=True,
     ),
