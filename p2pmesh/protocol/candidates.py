@@ -45,6 +45,10 @@ class Candidates:
         self.offers: dict[str, Offer] = {}
         self.deferred: dict[str, Offer] = {}  # offers that wait for a place
         self.own: set[str] = set()  # keys that turned out to be this very process
+        # Was it looked for one that was dialled, and found none since?  A thousand that
+        # start together would look at a full table for each of the others.
+        self._all_new = False  # among the offers
+        self._deferred_all_new = False
 
     def add(self, candidate: Candidate, now: float, after: float = 0.0) -> bool:
         """Dial it after so many seconds.  False: known with these addresses, or deferred
@@ -61,8 +65,9 @@ class Candidates:
             return key in self.offers
         made = Offer(candidate, due_at)
         if len(self.offers) >= limits.CANDIDATES_MAX:
-            dialled = max(filter(_may_wait, self.offers.values()), key=_tries, default=None)
+            dialled = None if self._all_new else self._most_dialled()
             if dialled is None:
+                self._all_new = True
                 self._defer(made)
                 return False
             del self.offers[dialled.candidate.key]
@@ -73,7 +78,8 @@ class Candidates:
     def remove(self, key: str, now: float) -> None:
         """The offer was withdrawn."""
         self.own.discard(key)
-        self.deferred.pop(key, None)
+        if self.deferred.pop(key, None) is not None:
+            self._deferred_all_new = False
         self.offers.pop(key, None)
         self._fill(now)
 
@@ -137,9 +143,13 @@ class Candidates:
 
     # --- private ----------------------------------------------------------------
 
+    def _most_dialled(self) -> Offer | None:
+        return max(filter(_may_wait, self.offers.values()), key=_tries, default=None)
+
     def _rest(self, offer: Offer, now: float, delay: float) -> None:
         """Look at it again after so long; meanwhile its place may be another's."""
         offer.due_at = _rounded(now + delay, _RETRY_GRAIN)
+        self._all_new = False
         if self.deferred and _may_wait(offer):
             del self.offers[offer.candidate.key]
             self._fill(now)
@@ -147,6 +157,7 @@ class Candidates:
 
     def _fill(self, now: float) -> None:
         """Free places go to those that wait, least dialled first."""
+        self._all_new = False
         while self.deferred and len(self.offers) < limits.CANDIDATES_MAX:
             offer = min(self.deferred.values(), key=_tries)
             del self.deferred[offer.candidate.key]
@@ -156,11 +167,15 @@ class Candidates:
     def _defer(self, offer: Offer) -> bool:
         """False: there is no room to wait, and nobody who was dialled gives way."""
         if len(self.deferred) >= limits.CANDIDATES_MAX:
+            if self._deferred_all_new and not offer.tries:
+                return False
             most = max((offer, *self.deferred.values()), key=_tries)
             if most is offer:
+                self._deferred_all_new = not offer.tries
                 return False
             del self.deferred[most.candidate.key]
         self.deferred[offer.candidate.key] = offer
+        self._deferred_all_new = self._deferred_all_new and not offer.tries
         return True
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pmesh.protocol import candidates as candidates_module
 from p2pmesh.protocol import limits
 from p2pmesh.protocol.candidates import Candidates
 from p2pmesh.protocol.types import Candidate, FoundBy
@@ -215,6 +216,27 @@ def test_people_are_told_what_was_tried_and_where_it_came_from() -> None:
 
 
 # --- many -----------------------------------------------------------------------
+
+
+def test_a_full_table_is_not_searched_for_each_of_a_thousand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = 0
+    tries = candidates_module._tries
+
+    def counted(offer: candidates_module.Offer) -> int:
+        nonlocal looked
+        looked += 1
+        return tries(offer)
+
+    monkeypatch.setattr(candidates_module, "_tries", counted)
+    candidates = Candidates()
+    for number in range(4 * limits.CANDIDATES_MAX):
+        candidates.add(candidate(f"k{number}"), 0.0)
+    assert looked <= 2 * limits.CANDIDATES_MAX
+    dialled(candidates, 0.0)  # now each of these gives way
+    candidates.add(candidate("new"), 1.0)
+    assert "new" in candidates.deferred
 
 
 @pytest.mark.usefixtures("few")
