@@ -42,7 +42,7 @@ from p2pmesh.loops import refuse_outside
 from p2pmesh.nodeconfig import NodeConfig
 from p2pmesh.outcomes import CoreOutcomes
 from p2pmesh.protocol.keys import KeyRing
-from p2pmesh.protocol.mesh import Mesh
+from p2pmesh.protocol.mesh import Mesh, new_book
 from p2pmesh.protocol.types import (
     Agent,
     Alone,
@@ -93,6 +93,8 @@ log = logging.getLogger("p2pmesh")
 
 #: What a leaving node gives calls over HTTP; less than the core gives handlers.
 HTTP_DRAIN: Final = 3.0
+#: What was verified holds for every node of the process: bytes and their signature.
+_BOOK: Final = new_book()
 
 T = TypeVar("T")
 
@@ -334,6 +336,7 @@ class Running:
             rng=random.Random(),
             entropy=os.urandom,
             restored=self.restored,
+            book=_BOOK,
         )
 
     def _say_how_it_runs(self) -> None:

@@ -30,7 +30,7 @@ from p2pmesh import (
     RequestTimeout,
     UnknownTarget,
 )
-from p2pmesh.protocol import limits, timing
+from p2pmesh.protocol import limits, records, timing
 from p2pmesh.protocol.timing import LEAVE_TIMEOUT
 from p2pmesh.protocol.types import (
     Alone,
@@ -387,6 +387,20 @@ async def test_nodes_that_share_no_directory_meet_by_mdns_and_by_peer(
     assert how(b, a) | how(a, b) == {"mdns", "inbound"}
     assert how(c, a) | how(a, c) == {"peer", "inbound"}
     await asyncio.gather(*(node.leave() for node in (a, b, c)))
+
+
+async def test_nodes_of_one_process_verify_each_record_once(
+    make: Make, meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signature holds for all of them, and is most of what a thousand would compute."""
+    verified: list[bytes] = []
+    verify = records._verify
+    monkeypatch.setattr(
+        records, "_verify", lambda signed, key: (verified.append(signed), verify(signed, key))
+    )
+    nodes = [make(name) for name in "abcd"]
+    await meet(*nodes)
+    assert len(verified) == len(set(verified))
 
 
 def how(node: Node, other: Node) -> set[str]:

@@ -65,6 +65,11 @@ from p2pmesh.protocol.types import (
 _HOUSEKEEPING: Final = 5.0
 
 
+def new_book() -> RecordBook:
+    """What many nodes of one process verify together."""
+    return RecordBook()
+
+
 class Mesh:
     """One node's core."""
 
@@ -80,8 +85,8 @@ class Mesh:
         book: RecordBook | None = None,
     ) -> None:
         """``seed``: 32 bytes of identity.  ``rng`` serves jitter and peer choice
-        only, ``entropy(n)`` keys, nonces, ids and lives.  ``book``: one for many
-        nodes of a simulator, so that they verify and keep each record once."""
+        only, ``entropy(n)`` keys, nonces, ids and lives.  ``book``: one
+        (``new_book``) for many nodes, so that they verify and keep each record once."""
         core = self._core = Core(
             config,
             seed=seed,
