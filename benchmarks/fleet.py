@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-GUARD = 120.0
+GUARD = 300.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -44,7 +44,7 @@ async def live(settings: dict[str, Any], count: int, told: Collection[str]) -> N
 
     node = Node(**settings)
     await node.start()
-    say(event="bound", id=node.instance_id, t=time.time())
+    say(event="bound", id=node.instance_id, t=time.time(), at=node.address)
     events = asyncio.create_task(report(node, told))
     await node.joined()
     say(event="joined", id=node.instance_id, t=time.time())

@@ -16,7 +16,8 @@ observer.  Rows:
     L8s  the same, but they pass the barrier one after the other, 0.1 s apart
     L9   N idle: bytes of IP that a node sends in a second (namespaces, as root)
     L10  N idle: processor and memory of a process
-    S3   8 processes of 125 nodes: from the order until all see all
+    S3   8 processes of 125 nodes, each as on a host of its own: from the order until
+         all see all
 
     python benchmarks/liveness.py --rows L1,L5 --sizes 10,50,100 --samples 100
     python benchmarks/liveness.py --rows L1,L5g,L8 --sizes 10,50 --systems p2pmesh,serf,kinship
@@ -310,19 +311,30 @@ def _starts(size: int, samples: int, system: str, *, apart: float) -> Result:
 
 
 def thousand(size: int, samples: int) -> Result:
-    """``size`` is of the processes; each has 125 nodes."""
+    """``size`` is of the processes; each has 125 nodes, and a runtime directory of its
+    own, as on a host of its own.  One node of each is told where the very first is."""
     del samples
     each = 125
     with scratch() as directory, Fleet(directory) as fleet:
-        members = [fleet.make() for _ in range(size)]
+        members = [
+            fleet.make(("env", f"P2PMESH_RUNTIME_DIR={directory}/host{host}"))
+            for host in range(size)
+        ]
         for member in members:
             member.wait("ready")
+        # Of a million joins nobody wants to read.
+        order = {"do": "run", "count": size * each, "told": ["member_failed"]}
+        first = fleet.settings(f"{members[0].name}-0")
+        members[0].order(**order, nodes=[first])
+        known = {"peers": [members[0].wait("bound")["at"]]}
         began = time.time()
         for member in members:
-            names = [f"{member.name}-{number}" for number in range(each)]
-            nodes = [fleet.settings(name) for name in names]
-            # Of a million joins nobody wants to read.
-            member.order(do="run", nodes=nodes, count=size * each, told=["member_failed"])
+            nodes = [fleet.settings(f"{member.name}-{number}") for number in range(each)]
+            if member is members[0]:
+                del nodes[0]
+            else:
+                nodes[0] |= known
+            member.order(**order, nodes=nodes)
         last = 0.0
         for member in members:
             for number in range(each):
