@@ -233,7 +233,8 @@ class Judge:
                 since[each.agent, each.run] = each.at
             elif each.event["event"] == "member_joined":
                 longest = max(longest, each.at - since.pop((each.agent, each.run), each.at))
-        return max([longest, *(now - at for at in since.values())])
+        held = (now - at for (by, run), at in since.items() if run == self._runs[by])
+        return max([longest, *held])  # what a process held that is gone nobody holds
 
 
 def leader_changes(told: Sequence[Told]) -> int:

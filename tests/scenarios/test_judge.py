@@ -147,6 +147,8 @@ def test_a_death_is_forgiven_if_it_is_refuted_in_time() -> None:
     assert "0 was taken for failed for 2.000 s" in late
     never = judged((1, failed(0)), (2, {"event": "x"}), (2, {"event": "x"}), expected=REFUTES)
     assert "0 was taken for failed for 3.000 s" in never
+    anew = (1, {**joined("400.0.1", None), "run": 2})
+    assert judged((1, failed(0)), anew, (1, {"event": "x", "run": 2}), expected=REFUTES) == ""
 
 
 @pytest.mark.parametrize("end", ["member_failed", "member_left"])
