@@ -315,6 +315,11 @@ class SimNetwork:
         else:
             self.clock.after(_ADDRESS_NOTICED, self._notice_address, node, node.runs)
 
+    @_step
+    def set_addresses(self, node: Which, addresses: Sequence[str]) -> None:
+        """Its process finds its host to have these addresses, whatever it is reached at."""
+        self._node(node).input("addresses_changed", tuple(addresses))
+
     # --- steps: the network -------------------------------------------------------------------
 
     @_step

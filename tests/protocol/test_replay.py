@@ -194,7 +194,7 @@ def say_again(net: SimNetwork, to: SimNode, items: Iterable[bytes]) -> None:
     to.input("bytes_received", 0, b"")
     to.mesh._dispatch.items(link, tuple(items), flood=True)
     to.mesh._settle()
-    to._perform()
+    to.perform()
 
 
 @pytest.mark.parametrize("order", ["as it was", "backwards"])

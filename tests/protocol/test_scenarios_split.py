@@ -134,7 +134,7 @@ def forged(net: SimNetwork, node: SimNode, subject: SimNode, item: wire.Message)
     node.input("bytes_received", 0, b"")
     node.mesh._dispatch.items(link, (wire.encode(item),), flood=True)
     node.mesh._settle()
-    node._perform()
+    node.perform()
 
 
 def verdict(subject: SimNode, *, age: int, incarnation: int = 0) -> wire.Verdict:

@@ -103,11 +103,11 @@ class SimStage:
                 net.readdress(agent)
             case TakeDown(agent):
                 net.unplug(agent)
-                net.command(agent, "addresses_changed", addresses=(LOOPBACK,))
+                net.set_addresses(agent, (LOOPBACK,))
             case BringUp(agent):
                 net.plug_in(agent)
                 addresses = (net.nodes[agent].address,)
-                net.command(agent, "addresses_changed", addresses=addresses)
+                net.set_addresses(agent, addresses)
             case Besiege(agent, strangers):
                 net.besiege(agent, strangers, backlog=BACKLOG)
             case SetClock(agent, ahead):
