@@ -1,0 +1,61 @@
+"""What is shown of testing runs as it stands: the page's files, and the simulator's docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import p2pmesh.testing
+from p2pmesh.testing import SimNetwork, SimNode
+
+PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
+FILES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def _tests_in(source: str) -> dict[str, Callable[..., Any]]:
+    """The tests in one of the page's files."""
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(source, "docs/testing.md", "exec"), names)
+    return {name: value for name, value in names.items() if name.startswith("test_")}
+
+
+EXAMPLES = {name: test for source in FILES for name, test in _tests_in(source).items()}
+
+
+def test_each_file_of_the_page_has_a_test() -> None:
+    assert len(FILES) == 3
+    assert all(map(_tests_in, FILES))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_of_the_page_passes(name: str) -> None:
+    test = EXAMPLES[name]
+    if "seed" in inspect.signature(test).parameters:
+        for seed in range(5):
+            test(seed=seed)
+    else:
+        test()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_docstring_of_the_simulator_runs_with_any_seed(seed: int) -> None:
+    code = re.search(r"::\n\n((?:    .*\n|\n)+)", p2pmesh.testing.__doc__ or "")
+    assert code is not None
+    program = textwrap.dedent(code[1])
+    assert "SimNetwork(seed=7)" in program
+    exec(program.replace("seed=7", f"seed={seed}"), {"SimNetwork": SimNetwork})
+
+
+def test_what_the_page_says_can_be_done_and_asked_exists() -> None:
+    done = PAGE[PAGE.index("What can be done") : PAGE.index("What can be asked")]
+    for name in re.findall(r"`(\w+)`", done):
+        assert hasattr(SimNetwork, name), name
+    asked = PAGE[PAGE.index("What can be asked") : PAGE.index("## Messages in")]
+    for name in re.findall(r"`(\w+)\(", asked):
+        assert hasattr(SimNode, name), name
