@@ -118,7 +118,7 @@ async def test_a_reader_that_gives_up_is_forgotten_at_the_guests_home(
 ) -> None:
     await register(backends[0], "guest")
     await listed(nodes[1], "guest")
-    waits = nodes[0]._running.core._office._desk._waits
+    waits = nodes[0]._running.core._plane.office._desk._waits
     reading = [asyncio.create_task(each.read("guest", wait=60.0)) for each in backends]
     await eventually(lambda: len(waits) == 3)
     for task in reading:
@@ -160,7 +160,7 @@ async def test_a_message_of_a_guest_is_kept_for_a_day(
 ) -> None:
     await register(backends[0], "guest")
     await backends[0].post("x", "guest", "Notification", 1, None)
-    box = nodes[0]._running.core._office._home.mailboxes.get("guest")
+    box = nodes[0]._running.core._plane.office._home.mailboxes.get("guest")
     assert box is not None
     (letter,) = box.letters.values()
     left = letter.deadline - instant().now
