@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 from p2pmesh.errors import ConfigError
 from p2pmesh.protocol.limits import LABELS_MAX
 from p2pmesh.protocol.timing import WATERMARK_TTL
-from p2pmesh.values import read_label, read_type
+from p2pmesh.protocol.types import KNOWN_TYPES
+from p2pmesh.values import read_label, read_type, refuse_slip
 
 T = TypeVar("T")
 
@@ -73,6 +74,12 @@ def refuse_unless_type(argument: str, value: object) -> None:
     """A message type, or None for every type."""
     if value is not None:
         read(argument, read_type, value)
+
+
+def refuse_nearly_known(argument: str, type: object) -> None:
+    """A message type that was meant to be a known one."""
+    if isinstance(type, str) and type not in KNOWN_TYPES:
+        read(argument, refuse_slip, type)
 
 
 def refuse_unless_callable(function: object, gets: str) -> None:

@@ -115,13 +115,20 @@ class Delivery(Watched):
         except TimeoutError:
             raise RequestTimeout(
                 f"{self.target!r} did not finish message {self.message_id} within {timeout} s; "
-                f"it is {self.state}"
+                f"it is {self.state}{self._why_open()}"
             ) from None
         self._raise_unless("done")
 
     @property
     def is_over(self) -> bool:
         return self.state in _OVER
+
+    def _why_open(self) -> str:
+        if self.reason:
+            return f" ({self.reason})"
+        if self.state == "stored":
+            return " there: its handler runs, or waits, or there is none; the log there says which"
+        return ""
 
     def _raise_unless(self, *wanted: State) -> None:
         if self.state not in wanted:

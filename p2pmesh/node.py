@@ -14,7 +14,12 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 from weakref import WeakSet
 
-from p2pmesh.arguments import refuse_unless_count, refuse_unless_text, refuse_unless_wait
+from p2pmesh.arguments import (
+    refuse_nearly_known,
+    refuse_unless_count,
+    refuse_unless_text,
+    refuse_unless_wait,
+)
 from p2pmesh.delivery import Broadcast, Delivery
 from p2pmesh.errors import ConfigError, NotStarted, RequestTimeout
 from p2pmesh.events import EventHub, EventReader
@@ -320,6 +325,7 @@ class Node:
     ) -> Delivery:
         """As :meth:`send`, without waiting: many of these travel together.  What is
         wrong with the target is told by the delivery."""
+        refuse_nearly_known("type", type)
         target, named = _address(target)
         run = self._running_here
         return run.exchange.send(
@@ -340,6 +346,7 @@ class Node:
         Raises as :meth:`send`, RequestTimeout, and RemoteError for what the other
         side's handler raised, or ``no_handler``.
         """
+        refuse_nearly_known("type", type)
         target, named = _address(target)
         run = self._running_here
         return await run.exchange.request(
@@ -361,6 +368,7 @@ class Node:
 
         Raises as :meth:`send`; reading raises as :meth:`request`, after the parts that came.
         """
+        refuse_nearly_known("type", type)
         target, named = _address(target)
         run = self._running_here
         return run.exchange.stream(
@@ -372,6 +380,7 @@ class Node:
     ) -> Broadcast:
         """Send to every instance that is alive now but this one.  The payload has to
         be one that JSON has: guests read it.  Raises as :meth:`send`."""
+        refuse_nearly_known("type", type)
         run = self._running_here
         broadcast = run.exchange.broadcast(run.instance_id, payload, type=type, ttl=ttl)
         await run.exchange.until_kept(broadcast)

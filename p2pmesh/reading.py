@@ -4,24 +4,31 @@ For those who prefer pulling over handlers.  A message that was handed out stays
 the agent's until ``await message.ack()``; what a reader had and did not
 acknowledge waits for the next one when the reader is closed or dropped.
 
-A message that has neither handler nor reader waits here, *unclaimed*.
+A message that has neither handler nor reader waits here, *unclaimed*; a warning says so
+once for each type, ``NAMED_MAX`` types at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from p2pmesh.arguments import refuse_unless_type
 from p2pmesh.errors import ConfigError
 from p2pmesh.messages import AgentMessage, UnreadablePayload, message_of
 from p2pmesh.protocol.types import MessageArrived
 
+log = logging.getLogger("p2pmesh.handlers")
+
 Completed: TypeAlias = Callable[[str, bool, str], None]
+#: Seconds that a type may wait for its handler or reader before that is worth a line.
+UNCLAIMED_AFTER: Final = 2.0
+NAMED_MAX: Final = 64  # types whose warning is remembered; there is none for others
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +99,8 @@ class Readers:
         self._arrived = arrived
         self._inboxes: dict[str | None, _Inbox] = {}
         self._unclaimed: dict[str, MessageArrived] = {}
+        self._named: set[str] = set()  # types that a warning named
+        self._naming: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     def open(self, type: str | None) -> MessageReader:
@@ -118,9 +127,28 @@ class Readers:
         inbox = self._inboxes.get(arrived.envelope.type) or self._inboxes.get(None)
         if inbox is None:
             self._unclaimed[arrived.envelope.message_id] = arrived
+            self._name_later(arrived.envelope.type)
         else:
             inbox.waiting.append(arrived)
             inbox.notify()
+
+    def _name_later(self, type: str) -> None:
+        is_quiet = self._naming is not None or type in self._named or self._is_closed
+        if not is_quiet and len(self._named) < NAMED_MAX:
+            loop = asyncio.get_running_loop()
+            self._naming = loop.call_later(UNCLAIMED_AFTER, self._name_unclaimed)
+
+    def _name_unclaimed(self) -> None:
+        """Say of each type that still waits that nobody takes it."""
+        self._naming = None
+        for arrived in self._unclaimed.values():
+            envelope = arrived.envelope
+            if envelope.type not in self._named and len(self._named) < NAMED_MAX:
+                self._named.add(envelope.type)
+                log.warning(
+                    "a %r from %s waits: no handler or reader takes this type; on(None) takes all",
+                    envelope.type, envelope.source,
+                )  # fmt: skip
 
     def offer_unclaimed(self) -> None:
         """There is a new reader or handler."""
@@ -138,6 +166,8 @@ class Readers:
     def close(self) -> None:
         """All readers end, later ones at once; what they had is given back to nobody."""
         self._is_closed = True
+        if self._naming is not None:
+            self._naming.cancel()
         self._unclaimed.clear()
         for inbox in self._inboxes.values():
             inbox.is_closed = True

@@ -58,7 +58,23 @@ def read_given_type(text: str) -> str:
     """As typed: an empty one is a variable of a script that was not set."""
     if not text:
         raise ValueError("a message type is not empty; leave it out for the usual one")
-    return read_type(text)
+    return read_type(refuse_slip(text))
+
+
+def refuse_slip(type: str) -> str:
+    """A type that is a known one but for its case is a slip, and nobody would take it."""
+    known = known_type_like(type)
+    if known not in (None, type):
+        raise ValueError(f"is not a known type; did you mean {known!r}?")
+    return type
+
+
+def known_type_like(type: str) -> str | None:
+    """The known type that reads like this one, whatever its case."""
+    from p2pmesh.protocol.types import KNOWN_TYPES  # light commands do without
+
+    folded = type.lower()
+    return next((name for name in KNOWN_TYPES if name.lower() == folded), None)
 
 
 def _bounded(text: str, bytes_max: int, what: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2pmesh import failures
+from p2pmesh import failures, reading
 from p2pmesh.errors import ConfigError, QueueFull, RemoteError
 from p2pmesh.handlers import THREADS_MAX, Handlers
 from p2pmesh.messages import AgentMessage, decode, encode
@@ -341,6 +341,31 @@ async def test_a_message_waits_for_its_handler(handlers: Handlers, outcomes: Out
     gate.let("m1")
     handlers.register("Note", gate)
     assert await outcomes.until(1) == [("completed", "m1", True, "")]
+
+
+async def test_a_type_that_nobody_takes_is_one_warning(
+    handlers: Handlers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "UNCLAIMED_AFTER", 0)
+    monkeypatch.setattr(reading, "NAMED_MAX", 2)
+    for number, type in enumerate(["Note", "Note", "Other", "Third"]):
+        handlers.message_arrived(message(f"m{number}", type=type))
+    await settle()
+    assert len(caplog.messages) == 2
+    handlers.message_arrived(message("m5"))
+    await settle()
+    end = "waits: no handler or reader takes this type; on(None) takes all"
+    assert caplog.messages == [f"a 'Note' from a {end}", f"a 'Other' from a {end}"]
+
+
+async def test_a_handler_that_comes_soon_after_its_message_is_no_warning(
+    handlers: Handlers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "UNCLAIMED_AFTER", 0)
+    handlers.message_arrived(message("m1"))
+    handlers.register("Note", lambda _: None)
+    await settle()
+    assert caplog.messages == []
 
 
 async def test_what_is_over_before_it_started_does_not_start(handlers: Handlers) -> None:

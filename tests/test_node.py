@@ -740,6 +740,10 @@ async def test_a_broadcast_must_be_what_everyone_can_read(pair: tuple[Node, Node
         ({"target": 3}, "target 3"),
         ({"target": "b", "type": "x" * 129}, "type 'xxx"),
         ({"target": "b", "type": None}, "type None: not a text"),
+        (
+            {"target": "b", "type": "notification"},
+            "type 'notification': is not a known type; did you mean 'Notification'",
+        ),
         ({"target": "\ud800"}, "target .* not a text"),
         ({"target": "b", "correlation_id": "\ud800"}, "correlation_id .* not a text"),
         ({"target": "b", "ttl": 0}, "ttl 0"),

@@ -35,6 +35,7 @@ import msgspec
 from p2pmesh.http.backend import RegistryMessage
 from p2pmesh.protocol.limits import TYPE_MAX
 from p2pmesh.protocol.types import KNOWN_TYPES, Member
+from p2pmesh.values import known_type_like
 
 BODY_MAX: Final = 2_097_152
 KEY_LENGTH_MAX: Final = 256  # of an Idempotency-Key
@@ -259,10 +260,8 @@ def message_type_in(value: Any) -> str:
         case str():
             if value in KNOWN_TYPES:
                 return value
-            hint = ""
-            for name in KNOWN_TYPES:
-                if name.lower() == value.lower():
-                    hint = f"; did you mean {name!r}?"
+            known = known_type_like(value)
+            hint = f"; did you mean {known!r}?" if known is not None else ""
             raise WrongShape(f'{_clip(value)!r} is not a known type; say {{"Custom": …}}{hint}')
         case {"Custom": str(custom)} if len(value) == 1:
             name = f"Custom:{custom}" if _is_escaped(custom) else custom

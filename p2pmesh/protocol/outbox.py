@@ -152,7 +152,8 @@ class Outbox:
             return (
                 f"{len(stream.items):,} messages ({stream.bytes:,} bytes) to "
                 f"{stream.recipient!r} wait to be done, at most {limits.MAILBOX_MESSAGES_MAX:,} "
-                f"({limits.MAILBOX_BYTES_MAX:,} bytes) may: send more once it has caught up"
+                f"({limits.MAILBOX_BYTES_MAX:,} bytes) may: send more once it has caught up (its "
+                "log says so where nobody takes a type)"
             )
         return (
             f"all messages of this node take {self._account.used:,} bytes, at most "
