@@ -178,15 +178,18 @@ class Seeking:
                 if isinstance(before, SignedRecord):
                     if len(self._failed_addresses) < limits.FAILED_ADDRESSES_MAX:
                         self._failed_addresses[node] = before.record.addresses
-                    self._arm_heal()
+                    self._arm_heal(first=True)
             elif self._failed_addresses:
                 self._failed_addresses.pop(node, None)
 
-    def _arm_heal(self) -> None:
+    def _arm_heal(self, *, first: bool = False) -> None:
+        """The more live, the longer each waits.  The first time anything up to that: all
+        of a side begin at once, and none may be late."""
         core = self._core
         if self._failed_addresses and not core.timers.is_set("heal", None):
             pause = max(timing.HEAL_INTERVAL, core.view.alive_count / 10)
-            core.timers.set("heal", None, core.at.now + pause * core.rng.uniform(0.5, 1.0))
+            share = core.rng.uniform(0.0 if first else 0.5, 1.0)
+            core.timers.set("heal", None, core.at.now + pause * share)
 
     def heal(self) -> None:
         """While anyone is failed, dial one of them now and then."""

@@ -328,3 +328,14 @@ def test_all_addresses_of_a_node_are_tried(simulate: Simulate) -> None:
     addresses = tuple(two.settings["addresses"])
     net.offer(one, Candidate("mdns:two", addresses, FoundBy.MDNS))
     net.run_until(net.agrees, within=5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_is_back_just_after_it_failed_is_dialled_soon(simulate: Simulate, seed: int) -> None:
+    """It knows nobody; of those who remember it one begins at once, whatever their number."""
+    net = simulate(8, seed=seed, multicast=False)
+    back = net.nodes[5]
+    net.kill(back)
+    net.run_until(net.agrees, within=5.0)
+    net.start(back)
+    net.run_until(net.agrees, within=timing.HEAL_INTERVAL / 2)
