@@ -212,6 +212,7 @@ if os.fork() == 0:
 OWNER = f"""
 import json, pathlib, signal, sys
 from tests.lab.network import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
 with Lab(pathlib.Path("hosts")) as lab:
     (host,) = lab.hosts(1)
     host.delay(0.01)
