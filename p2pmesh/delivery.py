@@ -68,24 +68,42 @@ class Watched:
 class Delivery(Watched):
     """One message to one recipient.
 
-    ``state`` is where it is now, ``reason`` why it ended as it did; ``progress``: how many
+    ``state`` is where it is now, ``reason`` why it ended as it did, or why it is still
+    ``queued``; ``progress``: how many
     bytes of its payload the recipient's home has, and of how many, where that is a large
     one and moves; ``is_kept``: it is on this node's disk.  Where the recipient is on
     this very node, or away, a memory node has the only copy: it stays ``queued`` until
     it is done.
     """
 
-    __slots__ = ("_error", "is_kept", "message_id", "progress", "reason", "state", "target")
+    __slots__ = (
+        "_error", "_reason", "_recipient", "_why_queued",
+        "is_kept", "message_id", "progress", "state", "target",
+    )  # fmt: skip
 
-    def __init__(self, message_id: str, target: str, size: int = 0) -> None:
+    def __init__(
+        self,
+        message_id: str,
+        target: str,
+        size: int = 0,
+        *,
+        why_queued: Callable[[str], str] = lambda target: "",
+    ) -> None:
+        """``why_queued``: says of a target why what is for it stays where it is."""
         super().__init__()
         self.message_id = message_id
         self.target = target
         self.progress = (0, size)
         self.state: State = "queued"
         self.is_kept = False
-        self.reason = ""
+        self._reason = ""
+        self._recipient = target  # an instance, once one is found
+        self._why_queued = why_queued
         self._error: MeshError | None = None
+
+    @property
+    def reason(self) -> str:
+        return self._why_queued(self.target) if self.state == "queued" else self._reason
 
     def __repr__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
@@ -132,7 +150,22 @@ class Delivery(Watched):
 
     def _raise_unless(self, *wanted: State) -> None:
         if self.state not in wanted:
-            raise self._error or _error_of_end(self.target, self.state, self.reason)
+            raise self._error or self._error_of_end()
+
+    def _error_of_end(self) -> MeshError:
+        target, reason = self.target, self._reason
+        if self.state == "expired":
+            return RequestTimeout(f"the message to {target!r} expired before it was finished")
+        if reason not in ("left", "failed", ""):
+            return RemoteError("dead", reason, target)
+        how = f"has {reason}" if reason else "is gone"
+        again = (
+            "send it to another, or by name"
+            if target == self._recipient
+            else "to give it to who has that name now, or next: await node.retry_dead_letter("
+            f"{self.message_id!r}), or 'p2pmesh dead-letters --retry {self.message_id}'"
+        )
+        return PeerUnreachable(f"{target!r} {how}: the message is dead-lettered; {again}")
 
     def _progressed(self, event: MessageProgress) -> None:
         self.progress = (event.sent, event.total)
@@ -140,7 +173,8 @@ class Delivery(Watched):
 
     def _moved(self, action: MessageMoved) -> None:
         self.state = action.state
-        self.reason = action.reason
+        self._reason = action.reason
+        self._recipient = action.recipient
         if self.state in ("stored", "done"):
             self.progress = (self.progress[1], self.progress[1])
         self.changed()
@@ -149,12 +183,12 @@ class Delivery(Watched):
         """It was dead, and is sent again."""
         self.state = "queued"
         self.is_kept = False
-        self.reason = ""
+        self._reason = ""
         self.changed()
 
     def _reject(self, error: MeshError) -> None:
         self.state = "refused"
-        self.reason = str(error)
+        self._reason = str(error)
         self._error = error
         self.changed()
 
@@ -223,25 +257,35 @@ class Broadcast(Watched):
 class Deliveries:
     """The handles that somebody still holds, by message."""
 
-    def __init__(self) -> None:
+    def __init__(self, why_queued: Callable[[str], str]) -> None:
+        """``why_queued``: as of a :class:`Delivery`."""
+        self._why_queued = why_queued
         self._handles: WeakValueDictionary[str, Delivery | Broadcast] = WeakValueDictionary()
         #: Single copies of broadcasts that go again, by message and recipient.
         self._copies: WeakValueDictionary[tuple[str, str], Delivery] = WeakValueDictionary()
 
-    def add(self, handle: Delivery | Broadcast) -> None:
-        self._handles[handle.message_id] = handle
+    def add(self, broadcast: Broadcast) -> None:
+        self._handles[broadcast.message_id] = broadcast
+
+    def open(self, message_id: str, target: str, size: int = 0) -> Delivery:
+        """The handle on a message that was just accepted."""
+        delivery = Delivery(message_id, target, size, why_queued=self._why_queued)
+        self._handles[message_id] = delivery
+        return delivery
 
     def again(self, message_id: str, target: str, *, is_copy: bool) -> Delivery:
         """The handle on a dead letter that is sent again: its sender's, if that is still
         held.  ``is_copy``: of a broadcast, for this recipient."""
         known = self._handles.get(message_id)
         if is_copy:
-            delivery = self._copies.get((message_id, target)) or Delivery(message_id, target)
+            delivery = self._copies.get((message_id, target)) or Delivery(
+                message_id, target, why_queued=self._why_queued
+            )
             self._copies[message_id, target] = delivery
         elif isinstance(known, Delivery):
             delivery = known
         else:
-            delivery = self._handles[message_id] = Delivery(message_id, target)
+            delivery = self.open(message_id, target)
         delivery._goes_again()
         return delivery
 
@@ -306,6 +350,9 @@ def error_of(code: str, detail: str, target: str, timeout: float | None = None) 
         case "unknown":
             near = (name for name in detail.split("\n") if name not in ("", target))
             return UnknownTarget(target, tuple(near))
+        case "gone":
+            near = (name for name in detail.split("\n") if name not in ("", target))
+            return UnknownTarget(target, tuple(near), has_left=True, was_name=True)
         case "left":
             return UnknownTarget(target, has_left=True)
         case "ambiguous":
@@ -315,14 +362,3 @@ def error_of(code: str, detail: str, target: str, timeout: float | None = None) 
         case "queue_full":
             return QueueFull(detail or f"the queue to {target!r} is full; wait for receipts")
     return RemoteError(code, detail, target)
-
-
-def _error_of_end(target: str, state: State, reason: str) -> MeshError:
-    if state == "expired":
-        return RequestTimeout(f"the message to {target!r} expired before it was finished")
-    if reason in ("left", "failed", ""):
-        how = f"has {reason}" if reason else "is gone"
-        return PeerUnreachable(
-            f"{target!r} {how}: the message is dead-lettered; send it to another, or by name"
-        )
-    return RemoteError("dead", reason, target)

@@ -22,8 +22,9 @@ class NotStarted(MeshError):
 
 class UnknownTarget(MeshError):
     """No instance has this id or name; ``nearest`` holds similar names.  ``has_left``: one
-    had it, and left for good.  ``asked`` is the URL of the node that a client of the HTTP
-    API spoke to."""
+    had it, and left for good (``was_name``: its name).  ``asked`` is the URL of the node that
+    a client of the HTTP API spoke to.  ``problem`` is the message without what to do in
+    Python."""
 
     def __init__(
         self,
@@ -32,14 +33,22 @@ class UnknownTarget(MeshError):
         asked: str = "",
         *,
         has_left: bool = False,
+        was_name: bool = False,
     ) -> None:
         hint = f"; did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
         where = f"the mesh of {asked}" if asked else "this mesh"
-        super().__init__(
-            f"{target!r} has left {where} for good: send to another, or by name"
-            if has_left
-            else f"no instance {target!r} is known in {where}{hint}"
-        )
+        wait = ""
+        if has_left and not was_name:
+            problem = f"{target!r} has left {where} for good: send to another, or by name"
+        else:
+            wait = f"; if it is still to come, wait: await node.wait_for(name={target!r})"
+            problem = (
+                f"nobody is called {target!r} any more: who was has left {where} for good{hint}"
+                if has_left
+                else f"no instance {target!r} is known in {where}{hint}"
+            )
+        super().__init__(problem if asked else problem + wait)
+        self.problem = problem
         self.target = target
         self.nearest = nearest
         self.has_left = has_left

@@ -57,7 +57,7 @@ class Exchange:
     def __init__(self, driver: Driver, *, is_durable: bool) -> None:
         self._driver = driver
         self._is_durable = is_durable
-        self._deliveries = Deliveries()
+        self._deliveries = Deliveries(self._why_queued)
         self._ends: dict[int, asyncio.Future[RequestEnded]] = {}
         self._calls: dict[int, asyncio.Future[CallEnded]] = {}
         #: By call; what nobody holds any more cancels itself.
@@ -98,9 +98,7 @@ class Exchange:
             correlation_id=correlation_id,
             message_id=message_id,
         )
-        delivery = Delivery(accepted, target, len(data))
-        self._deliveries.add(delivery)
-        return delivery
+        return self._deliveries.open(accepted, target, len(data))
 
     async def until_safe(self, delivery: Delivery) -> None:
         """Until it is on disk here; on a memory node until a second node has it, or none
@@ -149,7 +147,7 @@ class Exchange:
             await sent.kept()
 
     def _is_safe(self, delivery: Delivery) -> bool:
-        return delivery.is_kept if self._is_durable else self._is_kept_here(delivery)
+        return delivery.is_kept if self._is_durable else bool(delivery.reason)
 
     def _is_known(self, delivery: Delivery) -> bool:
         if self._is_durable:
@@ -176,10 +174,19 @@ class Exchange:
             for each in found
         )
 
-    def _is_kept_here(self, delivery: Delivery) -> bool:
-        why = self._why_only_here(delivery.target)
-        delivery.reason = why or delivery.reason
-        return bool(why)
+    def _why_queued(self, target: str) -> str:
+        """Why what is queued for this id or name does not move; "": it does."""
+        if not self._is_durable:
+            return self._why_only_here(target)
+        core = self._driver.core
+        instance = self.find(target, named=True)
+        if instance is None and not core.named(target):
+            instance = next(iter(core.away(target)), None)
+        if instance is None or instance.state in _LIVE:
+            return ""
+        if instance.state == "left" and not instance.persistent:
+            return ""  # what becomes of it is being decided
+        return f"{target!r} has {instance.state}; it goes when {target!r} is back"
 
     def _why_only_here(self, recipient: str) -> str:
         """Why a message that is queued for this id or name has one copy for now; "":

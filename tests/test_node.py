@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -673,6 +674,25 @@ async def test_a_message_to_one_who_is_away_is_queued_and_says_so(
     await delivery.done(HANG)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+async def test_what_waits_on_disk_for_one_who_is_away_says_who(
+    make: Make, meet: Meet, tmp_path: Path, by_name: bool
+) -> None:
+    a, b = make("a", data_dir=tmp_path / "a"), make("b", data_dir=tmp_path / "b")
+    await meet(a, b)
+    target = "b" if by_name else b.instance_id
+    await b.leave()
+    await until(a, lambda: state_of("b", a) == ["left"])
+    delivery = await a.send(target, "x", type="Note")
+    why = f"'{target}' has left; it goes when '{target}' is back"
+    assert (delivery.state, delivery.reason) == ("queued", why)
+    with pytest.raises(RequestTimeout, match=re.escape(f"it is queued ({why})")):
+        await delivery.done(0)
+    await meet(make("b", data_dir=tmp_path / "b"))
+    await asyncio.wait_for(delivery.stored(), HANG)
+    assert delivery.reason == ""
+
+
 async def test_leaving_says_which_messages_nobody_else_has(
     make: Make, meet: Meet, tmp_path: Path
 ) -> None:
@@ -1108,6 +1128,28 @@ async def test_a_dead_letter_to_one_who_left_for_good_cannot_be_sent_again(
     with pytest.raises(UnknownTarget, match="has left this mesh for good"):
         await a.retry_dead_letter(delivery.message_id)
     assert len(a.dead_letters()) == 1
+
+
+async def test_what_was_sent_to_a_name_that_left_goes_to_who_has_it_next(
+    make: Make, meet: Meet, pair: tuple[Node, Node]
+) -> None:
+    a, b = pair
+    delivery = await a.send("b", "x", type="Note")
+    await b.leave()
+    with pytest.raises(PeerUnreachable, match="to who has that name now, or next") as caught:
+        await delivery.done(HANG)
+    assert f"p2pmesh dead-letters --retry {delivery.message_id}" in str(caught.value)
+    with pytest.raises(UnknownTarget, match=r"nobody is called 'b' any more.*wait_for") as gone:
+        await a.send("b", "y", type="Note")
+    assert gone.value.has_left
+    with pytest.raises(UnknownTarget, match="nobody is called 'b' any more"):
+        await a.request("b", "y", timeout=0.1)
+    (again,) = await a.retry_dead_letter(delivery.message_id)
+    assert again is delivery
+    heir = make("b")
+    heir.on("Note")(lambda message: None)
+    await meet(heir)
+    await delivery.done(HANG)
 
 
 async def test_a_copy_of_a_broadcast_that_goes_again_has_a_delivery_of_its_own(

@@ -115,7 +115,9 @@ def is_no_time(name: str, *, zero: bool = True) -> Mapping[str, Any]:
 WRONG_ARGUMENTS: Mapping[str, Row] = {
     # targets
     "nobody has this id or name": Row(
-        lambda w: w.a.send("nobody", 1), UnknownTarget, "no instance 'nobody' is known in this mesh"
+        lambda w: w.a.send("nobody", 1),
+        UnknownTarget,
+        "no instance 'nobody' is known in this mesh; if .* node.wait_for",
     ),
     "a target is nearly somebody's name": Row(
         lambda w: w.a.send("bb", 1), UnknownTarget, "'bb' is known .*did you mean 'b'"

@@ -177,7 +177,7 @@ def refusal_of(error: MeshError | Conflict | Forbidden | Unavailable) -> Refusal
     detail = str(error)
     match error:
         case UnknownTarget():
-            return Refusal(404, detail, nearest=error.nearest)
+            return Refusal(404, error.problem, nearest=error.nearest)
         case AmbiguousTarget():
             return Refusal(409, detail, candidates=error.candidates)
         case Conflict():

@@ -313,7 +313,7 @@ def _question(at: Instant, asked: Asked) -> wire.Ask:
 
 
 #: What only the asker's own node can say of a request.
-_OURS = frozenset({"unknown", "ambiguous", "timeout", "queue_full"})
+_OURS = frozenset({"unknown", "gone", "ambiguous", "timeout", "queue_full"})
 
 
 def _their_error(message: wire.Answer) -> str:

@@ -413,8 +413,12 @@ class Sending:
         if away(self._directory, asked.target):
             self._asking.end(asked, "unreachable", "nobody who is alive has this name; ask another")
         else:
-            near = self._nearest(asked.envelope.source, asked.target)
-            self._asking.end(asked, "unknown", near)
+            self._asking.end(asked, *self._unknown(asked.envelope.source, asked.target))
+
+    def _unknown(self, asker: str, target: str) -> tuple[str, str]:
+        """The error and the detail where nobody of this id or name came."""
+        was_there = bool(self._directory.gone(target))
+        return "gone" if was_there else "unknown", self._nearest(asker, target)
 
     def _nearest(self, asker: str, target: str) -> str:
         """Names like the target, a line each: not the asker's own, and of nobody who left
@@ -445,7 +449,7 @@ class Sending:
         elif self._directory.my_life() is None:  # not joined yet: everybody is unknown
             self._address_again(at, parcel)
         else:
-            self._refuse(parcel, "unknown", self._nearest(parcel.envelope.source, parcel.target))
+            self._refuse(parcel, *self._unknown(parcel.envelope.source, parcel.target))
 
     def _request_gave_up(self, at: Instant, parcel: Parcel, call: int) -> None:
         asked = self._asking.get(call)

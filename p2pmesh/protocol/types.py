@@ -320,9 +320,9 @@ class RequestEnded(msgspec.Struct, frozen=True):
 
     ``answer`` is the Response (a streamed answer that came whole), or None: without
     ``error`` a streamed answer is complete; else ``error`` one of ``unreachable``,
-    ``timeout``, ``unknown``, ``ambiguous``, ``no_handler``, ``failed``,
-    ``refused`` and ``detail`` (for ambiguous: ids, for unknown: nearest names,
-    each joined by newlines).
+    ``timeout``, ``unknown``, ``gone`` (a name: all who had it left for good),
+    ``ambiguous``, ``no_handler``, ``failed``, ``refused`` and ``detail`` (for ambiguous:
+    ids, for unknown and gone: nearest names, each joined by newlines).
     """
 
     call: int
