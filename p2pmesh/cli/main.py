@@ -84,6 +84,7 @@ def _failed(status: int, text: str) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    _refuse_slip(arguments)
     try:
         flags = _command_line().parse_args(arguments)
     except _HelpWasPrinted:
@@ -104,6 +105,20 @@ def _run(arguments: Sequence[str]) -> int:
         getattr(flags, "payload", None),
     )
     return function_of(flags.command)(call)
+
+
+def _refuse_slip(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a flag before its command, and for one that is nearly typed."""
+    first = arguments[0] if arguments else "--help"
+    if not first.startswith("-") and first not in COMMANDS:
+        from difflib import get_close_matches
+
+        if near := get_close_matches(first, COMMANDS, 1):
+            raise ConfigError(f"there is no command {first!r}; did you mean {near[0]!r}?")
+    command = next((word for word in arguments if word in COMMANDS), None)
+    if first.startswith("--") and first not in ("--help", "--version") and command is not None:
+        flag = first.partition("=")[0]  # its value may be secret
+        raise ConfigError(f"{flag}: flags go behind the command: p2pmesh {command} {flag} …")
 
 
 def function_of(name: str) -> Callable[[Call], int]:

@@ -6,12 +6,14 @@ With ``--json`` they print what the node answers, as it stands.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from p2pmesh.cli.call import Call
 from p2pmesh.cli.local import choose
 from p2pmesh.cli.output import STYLES, to_json
+
+_NAMED_MAX: Final = 20
 
 
 def members(call: Call) -> int:
@@ -44,12 +46,25 @@ def leader(call: Call) -> int:
 def watch(call: Call) -> int:
     """Until Ctrl-C or the node's end."""
     with choose(call.settings) as node:
+        if not (call.settings.json or call.settings.quiet):
+            call.out.note(f"{node.url} sees {_here(node.get('/v1/members')['members'])}")
         for event in node.events():
             if call.settings.json:
                 call.out.object(event)
             else:
                 call.out.text(event_line(event), STYLES.get(str(event.get("event")), ""))
     return 0
+
+
+def _here(members: Sequence[Mapping[str, Any]]) -> str:
+    """Who is alive, in a line."""
+    live = [member for member in members if member["state"] in ("alive", "suspect")]
+    said = [
+        f"{member['name']} (leader)" if member.get("is_leader") else str(member["name"])
+        for member in live[:_NAMED_MAX]
+    ]
+    more = f" and {len(live) - len(said)} more" if len(live) > len(said) else ""
+    return f"{len(live)} alive: {', '.join(said)}{more}"
 
 
 def event_line(event: Mapping[str, Any]) -> str:

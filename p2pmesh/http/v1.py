@@ -322,7 +322,8 @@ def _dead_letter(letter: DeadLetter) -> shapes.DeadLetter:
 
 
 def _no_dead_letter() -> Refusal:
-    return Refusal(404, "this node has no such dead letter: see GET /v1/dead-letters")
+    lists = "GET /v1/dead-letters or 'p2pmesh dead-letters' lists them"
+    return Refusal(404, f"this node has no such dead letter: {lists}")
 
 
 # --- members -----------------------------------------------------------------

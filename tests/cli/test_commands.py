@@ -85,8 +85,9 @@ def test_watch_prints_each_event_and_ends_when_the_node_does(p2pmesh: Run, node:
     assert status == 1
     assert err == f"p2pmesh: the node at {node.url} ended\n"
     lines = p2pmesh("watch")[1].splitlines()
-    assert lines[0].endswith("leader_changed    ada-1  epoch 7, first")
-    assert lines[1].endswith("member_joined     bob  instance_id bob-1")
+    assert lines[0] == f"{node.url} sees 1 alive: ada (leader)"
+    assert lines[1].endswith("leader_changed    ada-1  epoch 7, first")
+    assert lines[2].endswith("member_joined     bob  instance_id bob-1")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ HEAVY = ("aiohttp", "zeroconf", "rich", "msgspec", "msgpack", "nacl", "asyncio",
     [
         ([], "no command: give one of run, demo, members"),
         (["dance"], "invalid choice: 'dance'"),
+        (["membres"], "there is no command 'membres'; did you mean 'members'?"),
+        (["--mesh", "t2", "members"], "--mesh: flags go behind the command: p2pmesh members --"),
         (["send"], "the following arguments are required: TARGET"),
         (["leader", "--colour"], "unrecognized arguments: --colour"),
         (["leader", "--ur", "http://a"], "unrecognized arguments: --ur"),
