@@ -7,10 +7,10 @@ token; the ledger knows the highest that it has seen, and refuses a lower one.
     python fenced.py ledger.db
 """
 
+import argparse
 import asyncio
 import json
 import sqlite3
-import sys
 from contextlib import closing
 
 from p2pmesh import Node, NotAuthoritative
@@ -42,18 +42,25 @@ def say(event, **what):
 
 
 async def main(path):
-    async with Node() as node:
+    async with Node(mesh="fenced") as node:
         say("joined", id=node.instance_id)
+        followed = None
         while True:
             await asyncio.sleep(0.2)
             try:
                 token = node.leadership.token()
                 number = await asyncio.to_thread(write, path, token, node.instance_id)
                 say("wrote", number=number, epoch=token.epoch)
-            except NotAuthoritative:
-                pass  # somebody else leads
+                followed = None
+            except NotAuthoritative:  # somebody else leads
+                leader = node.leader
+                if leader and leader.instance_id not in (followed, node.instance_id):
+                    followed = leader.instance_id
+                    say("following", id=followed)
             except Stale as refusal:
                 say("refused", why=str(refusal))
 
 
-asyncio.run(main(sys.argv[1]))
+parser = argparse.ArgumentParser(description="Write to a ledger as long as this node leads.")
+parser.add_argument("ledger", help="path of the SQLite file that all of them share")
+asyncio.run(main(parser.parse_args().ledger))

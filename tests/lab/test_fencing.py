@@ -14,10 +14,11 @@ from tests.processes import Process
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fenced.py"
 #: Only where its node looks for others is changed.
 RUN = """
-import functools, runpy, sys
+import runpy, sys
 import p2pmesh
 _, path, ledger, mesh = sys.argv
-p2pmesh.Node = functools.partial(p2pmesh.Node, mesh=mesh, http=None)
+Node = p2pmesh.Node
+p2pmesh.Node = lambda **given: Node(**given | {"mesh": mesh, "http": None})
 sys.argv = [path, ledger]
 runpy.run_path(path, run_name="__main__")
 """
@@ -41,8 +42,9 @@ def test_a_leader_that_was_cut_off_is_refused_once_its_successor_wrote(
 ) -> None:
     ledger = tmp_path / "ledger.db"
     hosts = lab.hosts(4)
-    old, _, new, _ = [run(host, ledger, mesh) for host in hosts]
+    old, other, new, _ = [run(host, ledger, mesh) for host in hosts]
     first = old.event("wrote")["epoch"]
+    assert other.event("following")["id"] == old.event("joined")["id"]
     lab.split(hosts[:2], hosts[2:])
     second = new.event("wrote")["epoch"]
     assert second > first
