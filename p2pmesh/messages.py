@@ -107,7 +107,7 @@ class DeadLetter:
     created_at: int  # unix microseconds
     died_at: int  # unix microseconds
     reason: str
-    attempts: int  # how often it was put on the wire
+    attempts: int  # how often it was put on the wire; not how often its handler ran
     _content: Payload = field(repr=False)
 
     @property
