@@ -162,6 +162,8 @@ class Handlers:
         refuse_unless_type("type", kind)
         if kind in self._registered:
             raise ConfigError(f"there is a handler for {kind!r} already: one handles a type")
+        if self._readers.reads(kind):
+            raise ConfigError(f"messages of {kind!r} are being read: handle a type, or read it")
         refuse_unless_count("concurrency", concurrency)
         refuse_unless_callable(handler, "message")
         is_async = any(
@@ -173,7 +175,12 @@ class Handlers:
 
     def reader(self, type: str | None) -> MessageReader:
         """A reader of the messages of ``type`` that no handler takes; None: of all
-        that nobody else takes.  Raises ConfigError where there is one already."""
+        that nobody else takes.  Raises ConfigError where there is one already, or
+        a handler of this type."""
+        if type in self._registered:
+            raise ConfigError(
+                f"messages of {type!r} have a handler: a reader would get none of them"
+            )
         return self._readers.open(type)
 
     # --- what arrives ---------------------------------------------------------------

@@ -120,7 +120,7 @@ class Readers:
         self.offer_unclaimed()
         return reader
 
-    def reads(self, type: str) -> bool:
+    def reads(self, type: str | None) -> bool:
         return type in self._inboxes
 
     def put(self, arrived: MessageArrived) -> None:

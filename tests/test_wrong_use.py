@@ -385,12 +385,16 @@ async def test_a_handler_registered_after_the_start_takes_what_waited(world: Wor
     assert got == ["early"]
 
 
-async def test_of_a_handler_and_a_reader_the_handler_takes_the_type(world: World) -> None:
-    reader = world.b.messages("Job")
-    world.may.set()
-    await (await world.a.send("b", 1, type="Job")).done(HANG)
+async def test_a_type_that_is_handled_is_not_read_nor_one_that_is_read_handled(
+    world: World,
+) -> None:
+    with pytest.raises(ConfigError, match="'Job' have a handler: a reader would get none"):
+        world.b.messages("Job")
+    reader = world.b.messages("Other")
+    with pytest.raises(ConfigError, match="'Other' are being read: handle a type, or read it"):
+        world.b.on("Other")(print)
     await reader.aclose()
-    assert world.got == [1]
+    world.b.on("Other")(print)
 
 
 async def test_after_a_fork_the_child_has_no_node_and_the_parent_delivers(world: World) -> None:
