@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -28,10 +29,12 @@ from typing import Any, Final, TypeAlias
 
 from p2pmesh.errors import ConfigError
 from p2pmesh.protocol.types import Row
+from p2pmesh.storelog import PAGE_SIZE, Log
 
 SCHEMA_VERSION: Final = 1
 _APPLICATION: Final = 0x70326D00
 _COLUMNS: Final = "(key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL)"
+_HEADER: Final = 100  # bytes, of every database
 _BESIDE: Final = ("-wal", "-shm")  # what SQLite keeps beside a file
 _UNREADABLE: Final = (sqlite3.Error, MemoryError, UnicodeDecodeError)
 _ROWID_MAX: Final = 2**63 - 1
@@ -91,6 +94,29 @@ def checksum(table: str, key: bytes, value: bytes) -> bytes:
     digest.update(key)
     digest.update(value)
     return digest.digest()
+
+
+# --- before SQLite looks --------------------------------------------------------------
+
+
+def look(path: Path, *, is_new: bool) -> None:
+    """See what SQLite takes for the end of a log, or for an empty file, and then deletes
+    unread.  ``is_new``: an empty file may be one that nobody wrote yet.  Raises Damaged."""
+    if not path.exists():
+        return
+    size, log = path.stat().st_size, read_log(path)
+    if size < _HEADER and (size or log is not None or not is_new):
+        raise Damaged("it is cut off")
+    if log is not None and log.is_damaged:
+        raise Damaged("its log is not what was written")
+
+
+def read_log(path: Path) -> Log | None:
+    """What the write-ahead log beside a file holds, if it holds anything."""
+    log = Path(f"{path}-wal")
+    if not log.exists() or log.stat().st_size < PAGE_SIZE:
+        return None
+    return Log.read(log.read_bytes())
 
 
 # --- looking --------------------------------------------------------------------------
@@ -153,6 +179,24 @@ def _is_sound(table: str, key: object, value: object, said: object) -> bool:
 
 def sound_rows(path: Path, tables: Sequence[str]) -> tuple[Row, ...]:
     """What is sound in a damaged file, in the order in which it was written."""
+    log = read_log(path)
+    if log is None or not (log.is_damaged or path.stat().st_size < PAGE_SIZE):
+        return _sound_rows(path, tables)
+    copy = path.with_name(f"{path.name}.read")
+    discard(copy)
+    try:
+        shutil.copy(path, copy)
+        if copy.stat().st_size < PAGE_SIZE:
+            os.truncate(copy, PAGE_SIZE)  # SQLite deletes the log of an empty file
+        mended = Path(f"{copy}-wal")
+        mended.touch(0o600)
+        mended.write_bytes(log.mended())
+        return _sound_rows(copy, tables)
+    finally:
+        discard(copy)
+
+
+def _sound_rows(path: Path, tables: Sequence[str]) -> tuple[Row, ...]:
     found: dict[tuple[str, bytes], tuple[int, bytes]] = {}
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.text_factory = bytes  # one bit makes a text of what was bytes

@@ -35,6 +35,7 @@ from p2pmesh.errors import ConfigError, StoreFull
 from p2pmesh.forked import let_go
 from p2pmesh.protocol.types import Change, Row
 from p2pmesh.salvage import SCHEMA_VERSION, Damaged
+from p2pmesh.storelog import PAGE_SIZE
 
 FILE: Final = "messages.db"
 FRESH: Final = f"{FILE}.fresh"  # what is to take the place of a damaged one
@@ -43,7 +44,6 @@ BALLAST: Final = "ballast"
 #: folding it in must fit into the ballast.  A quarter of what is free, within these.
 RESERVE_MIN: Final = 64 * 1024
 RESERVE_MAX: Final = 1024 * 1024
-PAGE_SIZE: Final = 4096
 PAGES_MAX: Final = 1024 * 1024 * 1024 // PAGE_SIZE
 RETRY_AFTER: Final = 1.0  # seconds from a commit that failed to the next try
 _DELETED_AT_ONCE: Final = 64  # rows, where the disk is full: what fits into the ballast
@@ -85,6 +85,7 @@ class Store:
             try:
                 self = cls._opened(path, tables)
             except Damaged as damage:
+                path.with_name(BALLAST).unlink(missing_ok=True)  # room for what is sound
                 notice = _salvage(path, tables, damage)
                 self = cls._opened(path, tables)
                 self.notices.append(notice)
@@ -94,6 +95,7 @@ class Store:
 
     @classmethod
     def _opened(cls, path: Path, tables: Sequence[str]) -> Store:
+        salvage.look(path, is_new=not path.with_name(BALLAST).exists())
         connection = _connect(path)
         try:
             self = cls(path, connection, tables)

@@ -358,6 +358,80 @@ def test_damage_that_is_met_while_writing_is_salvaged_and_the_write_is_made(
     assert kept["newer"] == b"2"
 
 
+def busy(directory: Path) -> tuple[bytes, bytes, dict[str, bytes]]:
+    """A file and its log with forty commits, and what is in them at the end."""
+    directory.mkdir()
+    values: dict[str, bytes] = {}
+    with opened(directory) as (store, told):
+        store._connection.execute("PRAGMA wal_autocheckpoint = 0")  # all stays in the log
+        for number in range(1, 41):
+            put_now = {f"{number}.{n}": random.Random(number * n).randbytes(500) for n in range(3)}
+            ended = [f"{number - 5}.1"] if number > 5 else []
+            store.save(number, [put(*row) for row in put_now.items()] + [*map(gone, ended)])
+            told.until_saved(number)
+            values = {key: row for key, row in (values | put_now).items() if key not in ended}
+        return (directory / FILE).read_bytes(), (directory / f"{FILE}-wal").read_bytes(), values
+
+
+def start_hot(directory: Path, content: bytes, log: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """What a store serves that finds this file and log, now and at its next start."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    (directory / FILE).write_bytes(content)
+    (directory / f"{FILE}-wal").write_bytes(log)
+    store = Store.open(directory, TABLES)
+    kept, notices = {row.key.decode(): row.value for row in store.rows()}, store.notices
+    store.close()
+    assert rows_in(directory) == kept
+    assert not list(directory.glob("*.read*"))
+    if notices:
+        assert (directory / f"{FILE}.damaged-1-wal").read_bytes() == log
+    return kept, notices
+
+
+def test_a_flipped_bit_in_the_log_costs_a_row_at_most_and_is_said(tmp_path: Path) -> None:
+    """But for the last commit, which a loss of power may have torn as well."""
+    content, log, values = busy(tmp_path / "made")
+    frame = 24 + PAGE_SIZE
+    # The frame that ends a commit says how many pages the file has then.
+    ends = [at + frame for at in range(32, len(log), frame) if any(log[at + 4 : at + 8])]
+    assert len(ends) > 40
+    before_last = ends[-2]
+    rng = random.Random(3)
+    places = [*range(0, 8 * 32, 7), *(rng.randrange(8 * before_last) for _ in range(60))]
+    places += [8 * (32 + 50 * frame) + bit for bit in range(0, 8 * 24, 5)]  # a frame's header
+    for bit in places:
+        kept, notices = start_hot(tmp_path / "flipped", content, flipped(log, bit))
+        assert kept.items() <= values.items()
+        assert len(notices) == 1
+        assert len(kept) >= len(values) - (PAGE_SIZE // 500 if bit >= 8 * 32 else 0)
+
+
+def test_a_log_that_is_cut_off_is_no_damage(tmp_path: Path) -> None:
+    content, log, _ = busy(tmp_path / "made")
+    rng = random.Random(4)
+    for _ in range(20):
+        cut = bytearray(log[: rng.randrange(len(log))])
+        cut[-min(len(cut), 3000) :] = bytes(min(len(cut), 3000))  # pages that never arrived
+        _, notices = start_hot(tmp_path / "cut", content, bytes(cut))
+        assert notices == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 19, 99])
+def test_a_file_that_lost_its_beginning_is_not_taken_for_a_new_one(
+    tmp_path: Path, size: int
+) -> None:
+    content, log, values = busy(tmp_path / "made")
+    kept, notices = start_hot(tmp_path / "hot", content[:size], log)
+    assert kept == values
+    assert len(notices) == 1
+    Store.open(tmp_path / "made", TABLES).close()  # folds its log in
+    os.truncate(tmp_path / "made" / FILE, size)
+    store = Store.open(tmp_path / "made", TABLES)
+    store.close()
+    assert len(store.notices) == 1
+
+
 def test_a_file_that_is_no_database_is_moved_aside_and_said(tmp_path: Path) -> None:
     content = b"not a database, but long enough to be looked at" * 100
     kept, (notice,) = start_with(content, tmp_path / "other")
