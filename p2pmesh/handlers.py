@@ -177,10 +177,9 @@ class Handlers:
         """A reader of the messages of ``type`` that no handler takes; None: of all
         that nobody else takes.  Raises ConfigError where there is one already, or
         a handler of this type."""
+        refuse_unless_type("type", type)
         if type in self._registered:
-            raise ConfigError(
-                f"messages of {type!r} have a handler: a reader would get none of them"
-            )
+            raise ConfigError(f"messages of {type!r} have a handler: a reader would get none")
         return self._readers.open(type)
 
     # --- what arrives ---------------------------------------------------------------

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeAlias
 
-from p2pmesh.arguments import refuse_unless_type
 from p2pmesh.errors import ConfigError
 from p2pmesh.messages import AgentMessage, UnreadablePayload, message_of
 from p2pmesh.protocol.types import MessageArrived
@@ -104,7 +103,6 @@ class Readers:
         self._is_closed = False
 
     def open(self, type: str | None) -> MessageReader:
-        refuse_unless_type("type", type)
         if type in self._inboxes:
             raise ConfigError(f"messages of {type!r} are being read already: one reads a type")
         inbox = _Inbox(is_closed=self._is_closed)

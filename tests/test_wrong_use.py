@@ -385,9 +385,7 @@ async def test_a_handler_registered_after_the_start_takes_what_waited(world: Wor
     assert got == ["early"]
 
 
-async def test_a_type_that_is_handled_is_not_read_nor_one_that_is_read_handled(
-    world: World,
-) -> None:
+async def test_a_type_is_handled_or_read_and_not_both(world: World) -> None:
     with pytest.raises(ConfigError, match="'Job' have a handler: a reader would get none"):
         world.b.messages("Job")
     reader = world.b.messages("Other")
