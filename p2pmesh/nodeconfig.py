@@ -21,6 +21,7 @@ from p2pmesh.arguments import (
 )
 from p2pmesh.datadir import Identity
 from p2pmesh.errors import ConfigError
+from p2pmesh.http import bind as http_bind
 from p2pmesh.http.tokens import Given, Grant, grants_of
 from p2pmesh.ids import hostname
 from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
@@ -126,6 +127,8 @@ def check(
             "http_open (--http-open) lets everybody in, and there is a token too "
             "(http_token, P2PMESH_HTTP_TOKEN or --http-token-file): leave one of them out"
         )
+    if config.http is not None:  # raises for an address that may not be bound
+        http_bind.address(config.http, may_be_wide=config.http_open or bool(config.http_tokens))
     KeyRing(config.mesh, config.keys)  # raises for keys that do not fit each other
     return config
 

@@ -347,8 +347,8 @@ async def acknowledging(node: Node, token: str | None) -> int:
 async def test_http_beyond_loopback_is_refused_unless_it_is_guarded_or_meant(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ConfigError, match=r"P2PMESH_HTTP_TOKEN .* --http-open"):
-        await make("a", http="0.0.0.0:0").start()
+    with pytest.raises(ConfigError, match=r"http_token=.* http_open=True \(--http-open\)"):
+        make("a", http="0.0.0.0:0")
     async with make("a", http="0.0.0.0:0", http_token="t") as node:
         assert node.http_access == "token"
         assert await acknowledging(node, None) == 401

@@ -24,7 +24,7 @@ def address(setting: str, *, may_be_wide: bool) -> tuple[str, int | None]:
     try:
         setting = read_http(setting)
     except ValueError as error:
-        raise ConfigError(f"--http {setting}: {error}") from None
+        raise ConfigError(f"http {setting}: {error}") from None
     if setting == "auto":
         return "127.0.0.1", None
     host, _, port = setting.rpartition(":")
@@ -33,13 +33,13 @@ def address(setting: str, *, may_be_wide: bool) -> tuple[str, int | None]:
         needs_leave = is_wide(host) and not may_be_wide
     except ValueError:  # a name: who knows where it points to tomorrow
         raise ConfigError(
-            f"--http {setting}: give an IP address of this machine, not a name"
+            f"http {setting}: give an IP address of this machine, not a name"
         ) from None
     if needs_leave:
         raise ConfigError(
-            f"--http {setting}: whoever reaches that address could use and command this node; "
-            "give a token (P2PMESH_HTTP_TOKEN or --http-token-file FILE), or --http-open "
-            f"if that is meant, or 127.0.0.1:{port}"
+            f"http {setting}: whoever reaches that address could use and command this node; "
+            "give a token (http_token=…, P2PMESH_HTTP_TOKEN or --http-token-file FILE), or "
+            f"http_open=True (--http-open) if that is meant, or 127.0.0.1:{port}"
         )
     return host, int(port)
 

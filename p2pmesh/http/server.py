@@ -109,7 +109,7 @@ class RegistryServer:
             # In a thread: to name who has a taken port is to read many small files.
             (listener,) = await asyncio.to_thread(listen, (host,), port, DEFAULT_HTTP_PORT)
         except ConfigError as error:
-            raise ConfigError(f"--http {http}: {error}") from None
+            raise ConfigError(f"http {http}: {error}") from None
         self = cls(backend, listener, names, tokens, limits)
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()

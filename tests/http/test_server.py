@@ -60,7 +60,7 @@ def test_a_loopback_address_can_be_bound(setting: str, address: tuple[str, int |
 def test_a_wider_bind_needs_a_token_or_the_word_that_it_is_open(setting: str) -> None:
     with pytest.raises(ConfigError) as error:
         bind.address(setting, may_be_wide=False)
-    assert str(error.value).startswith(f"--http {setting}: whoever reaches that address")
+    assert str(error.value).startswith(f"http {setting}: whoever reaches that address")
     for fix in ("P2PMESH_HTTP_TOKEN", "--http-token-file", "--http-open", "127.0.0.1:"):
         assert fix in str(error.value)
     host, port = bind.address(setting, may_be_wide=True)
@@ -72,7 +72,7 @@ def test_a_wider_bind_needs_a_token_or_the_word_that_it_is_open(setting: str) ->
     ["", "8077", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "::1", "example.net:80"],
 )
 def test_an_address_that_is_none_is_refused(setting: str) -> None:
-    with pytest.raises(ConfigError, match="--http"):
+    with pytest.raises(ConfigError, match="http"):
         bind.address(setting, may_be_wide=True)
 
 
@@ -98,7 +98,7 @@ def test_auto_takes_another_port_when_the_default_one_is_taken(
 def test_an_explicit_port_that_is_taken_names_who_has_it(taken: int) -> None:
     with pytest.raises(ConfigError) as error, serve(http=f"127.0.0.1:{taken}"):
         pass
-    assert str(error.value).startswith(f"--http 127.0.0.1:{taken}: ")
+    assert str(error.value).startswith(f"http 127.0.0.1:{taken}: ")
     assert "taken by this process" in str(error.value)
 
 
