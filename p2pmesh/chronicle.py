@@ -15,7 +15,9 @@ from typing import Final
 from p2pmesh.events import EventHub
 from p2pmesh.messages import small_json
 from p2pmesh.protocol.types import (
+    Demoted,
     DoubleIdentity,
+    Elected,
     Envelope,
     Event,
     Joined,
@@ -27,6 +29,7 @@ from p2pmesh.protocol.types import (
     MessageExpired,
     MessageMoved,
     PeerRejected,
+    QuorumMissing,
 )
 
 log = logging.getLogger("p2pmesh")
@@ -98,6 +101,15 @@ class Chronicle:
                 log.info("%s: %s", type(event).__name__, event.instance_id)
             case LeaderChanged(leader_id=leader, epoch=epoch, reason=reason):
                 log.info("the leader is %s, epoch %s (%s)", leader, epoch, reason)
+            case Elected(token=token):
+                log.info("leads with authority, epoch %d", token.epoch)
+            case Demoted(reason=reason):
+                log.info("has no authority any more: %s", reason)
+            case QuorumMissing(seen=seen, quorum=quorum):
+                log.warning(
+                    "leads, but sees %d of quorum %d: without authority until %d are seen",
+                    seen, quorum, quorum,
+                )  # fmt: skip
             case Joined(life=life):
                 log.info("joined with life %s", life)
             case PeerRejected(reason=reason, address=address):

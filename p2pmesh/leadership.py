@@ -52,14 +52,16 @@ class Leadership:
         return self._token()
 
     def on_elected(self, callback: F) -> F:
-        """Call it (a function or a coroutine function) with the token when this node
-        begins to lead.  A decorator.  Raises ConfigError."""
+        """Call it (a function or a coroutine function) with the token when this node's
+        authority begins: it leads and, with ``quorum=n``, sees n live members.
+        A decorator.  Raises ConfigError."""
         refuse_unless_callable(callback, "token")
         self._on_elected.append(callback)
         return callback
 
     def on_demoted(self, callback: F) -> F:
-        """Call it with the reason when this node no longer leads.  A decorator.
+        """Call it with the reason when that ends: another leads, the quorum is lost, the
+        machine slept, it leaves.  Never called twice without ``on_elected`` between.  A decorator.
         Raises ConfigError."""
         refuse_unless_callable(callback, "reason")
         self._on_demoted.append(callback)

@@ -38,7 +38,7 @@ PROTOCOL: Final = {
         {"links"},
         {"connections"},
         {"core"},  # what those above it share
-        {"membership", "reporting", "seeking", "selfword"},
+        {"authority", "membership", "reporting", "seeking", "selfword"},
         {"doubles", "neighbours", "orphans"},
         {"questions", "sidelinks"},
         {"monitoring"},

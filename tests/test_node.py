@@ -858,6 +858,24 @@ async def test_leadership_is_called_back_and_gives_a_token(make: Make, meet: Mee
         b.leadership.token()
 
 
+async def test_with_a_quorum_the_callbacks_follow_authority(make: Make) -> None:
+    a, b = make("a", quorum=2), make("b", quorum=2, candidate=False)
+    told: asyncio.Queue[str] = asyncio.Queue()
+    a.leadership.on_elected(lambda token: told.put_nowait("elected"))
+    a.leadership.on_demoted(told.put_nowait)
+    async with a:
+        await until(a, lambda: a.leadership.epoch is not None)
+        assert told.empty()
+        with pytest.raises(NotAuthoritative, match="leads, but sees 1 of quorum 2; on_elected is"):
+            a.leadership.token()
+        async with b:
+            assert await asyncio.wait_for(told.get(), HANG) == "elected"
+            a.leadership.token()
+        assert await asyncio.wait_for(told.get(), HANG) == "it sees 1 of quorum 2"
+        assert not a.leadership.authoritative
+    assert told.empty()
+
+
 async def test_an_observer_sees_and_is_not_an_instance(make: Make, meet: Meet) -> None:
     a, b = make("a"), make("b", agent=False)
     await meet(a, b)

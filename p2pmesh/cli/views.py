@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from p2pmesh.cli.call import Call
-from p2pmesh.cli.local import choose
+from p2pmesh.cli.local import NodeClient, choose
 from p2pmesh.cli.output import STYLES, to_json
 
 _NAMED_MAX: Final = 20
@@ -23,10 +23,11 @@ def members(call: Call) -> int:
         return discover(call)
     with choose(call.settings) as node:
         view = node.get("/v1/members")
+        lacks = None if call.settings.json else _lacks(node, view)
     if call.settings.json:
         call.out.object(view)
         return 0
-    rows = [_member_row(member) for member in view["members"]]
+    rows = [_member_row(member, lacks) for member in view["members"]]
     call.out.table(("NAME", "INSTANCE", "STATE", "SEEN", "KIND", "ADDRESS", ""), rows, style_by=2)
     return 0
 
@@ -99,10 +100,18 @@ def _plain(value: object) -> str:
     return to_json(value)
 
 
-def _member_row(member: Mapping[str, Any]) -> tuple[str, ...]:
+def _lacks(node: NodeClient, view: Mapping[str, Any]) -> str | None:
+    """What the leader lacks for authority, which only the leader itself knows."""
+    leads = any(m["is_leader"] and m["node_id"] == view["node_id"] for m in view["members"])
+    lacks: str | None = node.get("/v1/leader").get("lacks") if leads else None
+    return lacks
+
+
+def _member_row(member: Mapping[str, Any], lacks: str | None) -> tuple[str, ...]:
     state = str(member["state"])
     shown = f"{state}, stalled" if member.get("stalled") else state
     age = member.get("last_heartbeat_age")
+    leads = f"leader, without authority: {lacks}" if lacks else "leader"
     return (
         str(member["name"]),
         str(member["instance_id"]),
@@ -110,7 +119,7 @@ def _member_row(member: Mapping[str, Any]) -> tuple[str, ...]:
         "-" if age is None else f"{age:.1f} s",
         str(member["kind"]),
         " ".join(member.get("addresses") or ()),
-        "leader" if member.get("is_leader") else "",
+        leads if member.get("is_leader") else "",
     )
 
 
@@ -119,4 +128,6 @@ def _leader_facts(view: Mapping[str, Any]) -> list[str]:
     if view.get("since") is not None:
         facts.append(f"for {view['since']:.0f} s")
     facts.append(f"policy {view['policy']}")
+    if view.get("lacks"):
+        facts.append(f"without authority: {view['lacks']}")
     return facts

@@ -105,6 +105,8 @@ class Metrics:
         leader = backend.leader_info()
         leads = leader.leader_id == backend.instance_id
         yield _gauge("is_leader", "1 where this node leads.", leads)
+        has_authority = leader.authoritative
+        yield _gauge("has_authority", "1 where it leads and its policy accepts it.", has_authority)
         epoch = leader.epoch or 0
         yield _gauge("leader_epoch", "The highest epoch that was claimed; 0: none.", epoch)
 

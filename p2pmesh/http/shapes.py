@@ -65,6 +65,7 @@ class Members(View, frozen=True, kw_only=True):
 class Leader(View, frozen=True, kw_only=True):
     token: Token | None
     authoritative: bool
+    lacks: str | None
     policy: str
     since: float | None
 

@@ -212,6 +212,7 @@ class V1:
                 **self._view(),
                 token=leader.token,
                 authoritative=leader.authoritative,
+                lacks=leader.lacks,
                 policy=leader.policy,
                 since=leader.since,
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol import timing
+from p2pmesh.protocol.authority import Authority
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.leader import Leadership, Phase, is_epoch_credible
 from p2pmesh.protocol.members import Tombstone
@@ -13,8 +13,6 @@ from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.types import (
-    Demoted,
-    Elected,
     LeaderChanged,
     LeaderInfo,
     LeaderReason,
@@ -34,6 +32,7 @@ class Leading:
         self._core = core
         self._questions = questions
         self._leadership = Leadership(core.me)
+        self._authority = Authority(core)
         self._leader: NodeId | None = None
         self._life: Life | None = None
         self._since: float | None = None
@@ -63,7 +62,7 @@ class Leading:
         if core.life != self._life:
             self._life = core.life
             if self._leadership.give_up():
-                core.act(Demoted(reason="a new life"))
+                self._authority.weigh(None, "a new life")
         leader = core.view.leader()
         if (leader.id if leader else None) != self._leader:
             self._reason = self._why(leader)
@@ -75,14 +74,17 @@ class Leading:
             self._leader, core.at.now, previous_left=self._reason == "leader_left"
         ):
             reason = "this node leaves" if core.has_left else "an older candidate is here"
-            core.act(Demoted(reason=reason))
+            self._authority.weigh(None, reason)
+        self._authority.weigh(self._token())
         self._claim()
         self._tell()
 
     def _deciding(self) -> tuple[object, ...]:
         """All of the view that decides who leads, and with which claim."""
         view = self._core.view
-        return self._core.record, view.leader(), view.highest_epoch, view.claimant
+        is_enough = self._authority.lacks is None
+        claims = view.highest_epoch, view.claimant
+        return self._core.record, view.leader(), claims, is_enough
 
     def _why(self, leader: SignedRecord | None) -> LeaderReason:
         """What happened to the leader before this one."""
@@ -104,7 +106,7 @@ class Leading:
         mine = self._leadership.epoch
         highest = self._core.view.highest_epoch
         if mine is not None and highest > mine and self._leadership.outbid(highest):
-            self._core.act(Demoted(reason="a higher epoch is here"))
+            self._authority.weigh(None, "a higher epoch is here")
 
     def heard(self, epoch: int, claimant: int) -> None:
         """A peer told of the highest claim that it knows."""
@@ -180,16 +182,14 @@ class Leading:
             msgspec.structs.replace(record, epoch=epoch, revision=record.revision + 1),
             Urgency.ENDING,
         )
-        token = self._token()
-        assert token is not None
-        core.act(Elected(token=token))
+        self._authority.weigh(self._token())
         self._tell()
 
     def suspend(self) -> None:
         """This machine slept: whatever I held may be another's by now."""
         self.is_suspended = True
         if self._leadership.give_up():
-            self._core.act(Demoted(reason="this machine slept"))
+            self._authority.weigh(None, "this machine slept")
 
     # --- telling ------------------------------------------------------------------------
 
@@ -231,34 +231,26 @@ class Leading:
 
     def info(self) -> LeaderInfo:
         core = self._core
-        quorum = core.config.quorum
-        leader = core.view.leader()
+        claim, lacks = self._token(), self._authority.lacks
         return LeaderInfo(
             leader_id=self.leader_id(),
-            epoch=self._epoch_of(leader),
-            token=self._token(),
-            authoritative=self._is_authoritative(),
-            policy="available" if quorum is None else f"quorum={quorum}",
+            epoch=self._epoch_of(core.view.leader()),
+            token=claim if lacks is None else None,
+            authoritative=claim is not None and lacks is None,
+            lacks=lacks if claim is not None else None,
+            policy=self._authority.policy,
             since=None if self._since is None else core.at.now - self._since,
         )
 
     def token(self) -> Token:
         """Raises NotAuthoritative."""
-        token = self._token()
-        if token is None or not self._is_authoritative():
-            leader = self.leader_id()
-            raise NotAuthoritative(
-                f"this node does not lead with authority (the leader is {leader!r}): "
-                "wait for on_elected"
-            )
-        return token
-
-    def _is_authoritative(self) -> bool:
-        quorum = self._core.config.quorum
-        enough = quorum is None or self._core.view.alive_count >= quorum
-        return self._leadership.phase is Phase.LEADING and enough and not self.is_suspended
+        claim = self._token()
+        if claim is None or self._authority.lacks is not None:
+            raise self._authority.refusal(claim, self.leader_id())
+        return claim
 
     def _token(self) -> Token | None:
+        """Of the claim that I hold, whatever the policy makes of it."""
         life, epoch = self._core.life, self._leadership.epoch
         if life is None or epoch is None or self._leadership.phase is not Phase.LEADING:
             return None

@@ -440,8 +440,9 @@ class Token(msgspec.Struct, frozen=True, order=True):
 class LeaderInfo(msgspec.Struct, frozen=True):
     leader_id: str | None  # an instance id
     epoch: int | None
-    token: Token | None  # when this node leads
+    token: Token | None  # when this node leads with authority
     authoritative: bool
+    lacks: str | None  # for authority, where this node leads: "1 of quorum 2"
     policy: str  # "available" or "quorum=n"
     since: float | None  # seconds ago
 
@@ -516,15 +517,22 @@ class LeaderStalled(Event, frozen=True, kw_only=True, tag="leader_stalled"):
 
 
 class Elected(Event, frozen=True, kw_only=True, tag="elected"):
-    """This node leads from now on; carries its token."""
+    """This node leads with authority from now on; carries its token."""
 
     token: Token
 
 
 class Demoted(Event, frozen=True, kw_only=True, tag="demoted"):
-    """This node no longer leads."""
+    """This node no longer leads, or no longer with authority."""
 
     reason: str
+
+
+class QuorumMissing(Event, frozen=True, kw_only=True, tag="quorum_missing"):
+    """This node leads, and sees too few for authority."""
+
+    seen: int
+    quorum: int
 
 
 class Joined(Event, frozen=True, kw_only=True, tag="joined"):

@@ -144,8 +144,9 @@ class SimNode:
         return self.mesh.leader(self.now())
 
     def leads(self) -> bool:
-        """Does it hold a claim?"""
-        return self.is_running and self.leadership().token is not None
+        """Does it hold a claim, with authority or without?"""
+        info = self.leadership() if self.is_running else None
+        return info is not None and (info.authoritative or info.lacks is not None)
 
     def token(self) -> Token:
         """Raises NotAuthoritative."""

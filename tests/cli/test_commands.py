@@ -45,6 +45,14 @@ def test_members_are_a_table_for_people(p2pmesh: Run) -> None:
     assert row.split() == ["ada", "ada-1", "alive", "0.2", "s", "node", "127.0.0.1:8078", "leader"]
 
 
+def test_a_leader_says_what_it_lacks_for_authority(p2pmesh: Run, node: FakeNode) -> None:
+    node.answers["GET /v1/leader"][1]["lacks"] = "1 of quorum 2"
+    assert p2pmesh("leader")[1].endswith("policy available, without authority: 1 of quorum 2)\n")
+    assert "without" not in p2pmesh("members")[1], "another node leads, as far as is known"
+    node.answers["GET /v1/members"][1]["node_id"] = "aa" * 32
+    assert p2pmesh("members")[1].endswith("leader, without authority: 1 of quorum 2\n")
+
+
 def test_a_stalled_member_says_so(p2pmesh: Run, node: FakeNode) -> None:
     node.answers["GET /v1/members"][1]["members"] = [MEMBER | {"stalled": True}]
     assert "alive, stalled" in p2pmesh("members")[1]

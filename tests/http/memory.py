@@ -150,7 +150,7 @@ class MemoryNode:
         return self.memory.leader_id, msgspec.json.encode(members)
 
     def leader_info(self) -> LeaderInfo:
-        return LeaderInfo(self.memory.leader_id, 7, None, False, "available", 1.5)
+        return LeaderInfo(self.memory.leader_id, 7, None, False, None, "available", 1.5)
 
     def links(self) -> tuple[LinkInfo, ...]:
         others = (node for node in self.memory.nodes if node is not self)

@@ -55,6 +55,7 @@ def test_a_node_says_what_runs_and_what_it_sees(served: Served, door: Connection
     assert found[key("members", kind="guest", state="failed")] == 1
     assert found[key("members", kind="guest", state="left")] == 0
     assert (found[key("is_leader")], found[key("leader_epoch")]) == (1, 7)
+    assert found[key("has_authority")] == 0
     assert found[key("links", kind="ring")] == found[key("links", kind="other")] == 0
 
 

@@ -148,7 +148,7 @@ def test_an_unknown_member_is_404_and_an_ambiguous_name_409(
 def test_the_leader_and_its_epoch(door: Connection) -> None:
     assert door.ask(get("/v1/leader")).json == {
         "node_id": "1" * 64, "leader_id": "agent-1", "epoch": 7, "token": None,
-        "authoritative": False, "policy": "available", "since": 1.5,
+        "authoritative": False, "lacks": None, "policy": "available", "since": 1.5,
     }  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from p2pmesh.protocol.types import (
     Demoted,
     Elected,
     LeaderChanged,
+    QuorumMissing,
     Restored,
 )
-from p2pmesh.testing import SimNetwork
+from p2pmesh.testing import SimNetwork, SimNode
+from p2pmesh.testing.node import kind_of
 from tests.protocol.conftest import Simulate
 from tests.protocol.invariants import Watch
 
@@ -258,6 +260,7 @@ def test_with_a_quorum_the_small_side_has_a_leader_without_authority(simulate: S
     assert few[0].leadership().policy == "quorum=3"
     assert many[0].leadership().authoritative
     many[0].token()
+    assert not few[0].leadership().token
     net.heal()
     net.run_until(net.agrees, within=10)
     net.run(1.0)
@@ -292,3 +295,62 @@ def test_the_leader_that_leaves_is_followed_without_a_word_between(simulate: Sim
     assert {node.leader() for node in net.running() if node is not net.nodes[0]} == {
         net.nodes[1].instance_id
     }
+
+
+def turns(node: SimNode) -> list[str]:
+    return [kind_of(event) for event in node.seen("elected", "demoted", "quorum_missing")]
+
+
+def test_authority_begins_with_the_quorum_and_ends_with_it(simulate: Simulate) -> None:
+    net = simulate()
+    leader = net.add(quorum=2)
+    net.run_until(leader.leads, within=3)
+    assert turns(leader) == ["quorum_missing"]
+    with pytest.raises(NotAuthoritative, match=r"1 of quorum 2; on_elected .* once 2 are"):
+        leader.token()
+    assert (leader.leadership().token, leader.leadership().lacks) == (None, "1 of quorum 2")
+    second = net.add(quorum=2)
+    net.run_until(net.agrees, within=10)
+    assert turns(leader) == ["quorum_missing", "elected"]
+    token = leader.token()
+    net.kill(second)
+    net.run_until(lambda: not leader.leadership().authoritative, within=10)
+    assert turns(leader) == ["quorum_missing", "elected", "demoted", "quorum_missing"]
+    (demoted,) = [event for event in leader.events if isinstance(event, Demoted)]
+    assert demoted.reason == "it sees 1 of quorum 2"
+    (_, missing) = [event for event in leader.events if isinstance(event, QuorumMissing)]
+    assert (missing.seen, missing.quorum) == (1, 2)
+    net.start(second)
+    net.run_until(lambda: leader.leadership().authoritative, within=10)
+    assert turns(leader)[-1] == "elected"
+    assert leader.token() == token, "nobody else led meanwhile"
+
+
+def test_after_a_split_authority_returns_with_a_greater_token_than_the_other_sides(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5, quorum=3)
+    few, many = net.nodes[:2], net.nodes[2:]
+    net.partition(few, many)
+    net.run_until(lambda: not few[0].leadership().authoritative, within=10)
+    net.run_until(lambda: many[0].leadership().authoritative, within=10)
+    for _ in range(100):
+        net.run(0.05)
+        assert [node for node in net.running() if node.leadership().token] == [many[0]]
+    other = many[0].token()
+    net.heal()
+    net.run_until(net.agrees, within=10)
+    net.run_until(lambda: few[0].leadership().authoritative, within=10)
+    assert few[0].token() > other
+    for node in net.nodes:
+        told = [kind for kind in turns(node) if kind != "quorum_missing"]
+        assert told == ["elected", "demoted"] * (len(told) // 2) + ["elected"] * (len(told) % 2)
+
+
+def test_who_leads_without_authority_is_not_demoted(simulate: Simulate) -> None:
+    net = simulate()
+    leader = net.add(quorum=2)
+    net.run_until(leader.leads, within=3)
+    net.leave(leader)
+    net.run(1.0)
+    assert turns(leader) == ["quorum_missing"]
