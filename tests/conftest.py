@@ -1,16 +1,22 @@
-"""What every test gets: its own home, its own mesh, and a process list that ends empty."""
+"""What every test gets: its own home, its own mesh, and a process list that ends empty; and
+what those get that ask for real nodes."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+from p2pmesh import Node
+from tests.nodes import HANG, Make, Meet
 from tests.processes import children, environment
 
 # Helpers that assert; other parts' tests import them before those of their own directory.
@@ -55,3 +61,38 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
     yield
     left = {pid: command for pid, command in children().items() if pid not in before}
     assert not left, f"processes that a test started and did not end: {left}"
+
+
+# --- nodes in this process ------------------------------------------------------------
+
+
+@pytest.fixture
+def make(mesh: str) -> Make:
+    """Nodes of this test's mesh that stay on loopback."""
+
+    def new(name: str, **options: Any) -> Node:
+        settings: dict[str, Any] = {"mdns": False, "bind": ["127.0.0.1"], "port": 0, "http": None}
+        return Node(name, mesh=mesh, **(settings | options))
+
+    return new
+
+
+@pytest.fixture
+async def meet() -> AsyncIterator[Meet]:
+    """Enter nodes at once and wait until all of them list each other."""
+    async with AsyncExitStack() as stack:
+
+        async def enter(*nodes: Node) -> None:
+            async with asyncio.timeout(HANG):
+                await asyncio.gather(*(stack.enter_async_context(node) for node in nodes))
+                for node in nodes:
+                    await node.wait_for(count=len(nodes), timeout=HANG)
+
+        yield enter
+
+
+@pytest.fixture
+async def pair(make: Make, meet: Meet) -> tuple[Node, Node]:
+    a, b = make("a"), make("b")
+    await meet(a, b)
+    return a, b
