@@ -265,8 +265,7 @@ class Exchange:
         try:
             ended = await end
         except asyncio.CancelledError:
-            if not self._driver.is_stopped:
-                self._driver.command(self._driver.core.commands.cancel, call)
+            self._say(self._driver.core.commands.cancel, call)
             raise
         finally:
             self._ends.pop(call, None)
@@ -292,9 +291,8 @@ class Exchange:
         """Ask; the answer's parts.  Raises as :meth:`send`, and its reading as
         :meth:`request`."""
         self._check(target, type, correlation_id, timeout, "timeout")
-        driver = self._driver
-        call = driver.command(
-            driver.core.commands.request,
+        call = self._driver.command(
+            self._driver.core.commands.request,
             source=source,
             target=target,
             named=named,
@@ -306,17 +304,19 @@ class Exchange:
             streams=True,
         )
 
-        def taken() -> None:
-            if not driver.is_stopped:
-                driver.command(driver.core.commands.part_taken, call)
-
-        def gave_up() -> None:
-            if not driver.is_stopped:
-                driver.command(driver.core.commands.cancel, call)
-
-        stream = PartStream(target, timeout, taken=taken, gave_up=gave_up)
+        stream = PartStream(
+            target,
+            timeout,
+            taken=lambda: self._say(self._driver.core.commands.part_taken, call),
+            gave_up=lambda: self._say(self._driver.core.commands.cancel, call),
+        )
         self._streams[call] = stream
         return stream
+
+    def _say(self, command: Callable[[Instant, int], None], call: int) -> None:
+        """A command about a call that ended with its node, if that has ended."""
+        if not self._driver.is_stopped:
+            self._driver.command(command, call)
 
     async def call(
         self, command: Callable[Concatenate[Instant, P], int], *args: P.args, **kwargs: P.kwargs
@@ -329,8 +329,7 @@ class Exchange:
         try:
             return await end
         except asyncio.CancelledError:
-            if not self._driver.is_stopped:
-                self._driver.command(self._driver.core.commands.give_up, number)
+            self._say(self._driver.core.commands.give_up, number)
             raise
         finally:
             self._calls.pop(number, None)
