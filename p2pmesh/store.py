@@ -85,8 +85,8 @@ class Store:
             try:
                 self = cls._opened(path, tables)
             except Damaged as damage:
-                path.with_name(BALLAST).unlink(missing_ok=True)  # room for what is sound
-                notice = _salvage(path, tables, damage)
+                with _given_up(path.with_name(BALLAST)):  # room for what is sound
+                    notice = _salvage(path, tables, damage)
                 self = cls._opened(path, tables)
                 self.notices.append(notice)
             with suppress(OSError):  # full already: messages are taken once it is not
@@ -312,6 +312,20 @@ def _tune(connection: sqlite3.Connection, reserve: int) -> None:
 def _reserve(directory: Path) -> int:
     disk = os.statvfs(directory)
     return min(max(disk.f_bavail * disk.f_frsize // 4, RESERVE_MIN), RESERVE_MAX)
+
+
+@contextmanager
+def _given_up(ballast: Path) -> Iterator[None]:
+    """Its room may be used.  Where that does not help it is there as before."""
+    size = ballast.stat().st_size if ballast.exists() else 0
+    ballast.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if size:
+            with suppress(OSError):
+                ballast.write_bytes(bytes(size))
+        raise
 
 
 def _salvage(path: Path, tables: Sequence[str], damage: Exception) -> str:
