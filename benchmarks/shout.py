@@ -42,6 +42,7 @@ SYSTEMS = ("p2pmesh", "nats", "zyre")
 PAYLOAD = 256
 PADDING = "x" * (PAYLOAD - 16)
 EVERY = 0.1  # seconds between two messages
+QUIET = 1.0  # seconds before the first and after the last, for what is still under way
 GUARD = 60.0
 
 Times = list[tuple[int, int]]  # number of the message, monotonic nanoseconds
@@ -227,10 +228,10 @@ def sample(
         sender = start("sender", "--casts", str(casts), *seeds)
         while "event" not in sender.line():
             pass
-        time.sleep(1.0)
+        time.sleep(QUIET)
         sender.order()
         sent = dict(sender.line()["times"])
-        time.sleep(1.0)
+        time.sleep(QUIET)
         for each in all_receivers:
             each.order()
         last = dict.fromkeys(sent, 0)
@@ -247,10 +248,11 @@ def nats(prefix: Sequence[str], address: str) -> Iterator[str]:
     """A server, by its address."""
     port = "42222"
     server = subprocess.Popen(
-        [*prefix, nats_server(), "-a", address, "-p", port], stderr=subprocess.DEVNULL, text=True
+        [*prefix, nats_server(), "-a", address, "-p", port], stderr=subprocess.PIPE, text=True
     )
     try:
-        time.sleep(1.0)
+        assert server.stderr is not None
+        assert any("Server is ready" in line for line in server.stderr), "it did not start"
         yield f"{address}:{port}"
     finally:
         end(server)
