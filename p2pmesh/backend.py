@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from p2pmesh.errors import ConfigError, PeerUnreachable, QueueFull
-from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent, Unavailable
+from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Repeated, Sent, Unavailable
 from p2pmesh.lag import Lag
 from p2pmesh.messages import (
     AgentMessage,
@@ -34,6 +34,7 @@ from p2pmesh.protocol.types import (
     Member,
     NodeId,
     Recipient,
+    SendKey,
 )
 
 if TYPE_CHECKING:
@@ -183,8 +184,12 @@ class NodeBackend:
         payload: Any,
         correlation_id: str | None,
         message_id: str | None = None,
+        repeated: Repeated | None = None,
     ) -> Sent:
         exchange = self._running.exchange
+        key = None
+        if repeated is not None:
+            key = SendKey(repeated.key, repeated.content, target is None)
         if target is None:
             cast = exchange.broadcast(
                 source,
@@ -193,6 +198,7 @@ class NodeBackend:
                 ttl=MESSAGE_TTL,
                 correlation_id=correlation_id,
                 message_id=message_id,
+                key=key,
             )
             await exchange.until_kept(cast)
             return Sent(cast.message_id, cast.delivered_to, "queued")
@@ -205,12 +211,26 @@ class NodeBackend:
             correlation_id=correlation_id,
             named=False,
             message_id=message_id,
+            key=key,
         )
         await exchange.until_known(delivery)
         with suppress(TimeoutError):  # it is accepted all the same
             async with asyncio.timeout(SAFE_WITHIN):
                 await exchange.until_safe(delivery)
         return Sent(delivery.message_id, (target,), delivery.state)
+
+    def sent_before(self, key: bytes) -> tuple[bytes, Sent] | None:
+        sent = self._running.core.commands.sent_before(key)
+        if sent is None:
+            return None
+        state = "queued" if sent.is_broadcast else self._state_now(sent.message_id)
+        return sent.content, Sent(sent.message_id, sent.recipients, state)
+
+    def _state_now(self, message_id: str) -> str:
+        """Of an accepted message to one.  It does not expire before its key does, and
+        dead it is listed: one that is known no more was done."""
+        known = self.message_state(message_id)
+        return known[0].state if known else "done"
 
     async def read(
         self, instance_id: str, *, limit: int | None = None, wait: float = 0.0

@@ -43,6 +43,7 @@ from p2pmesh.protocol.types import (
     PartArrived,
     Recipient,
     RequestEnded,
+    SendKey,
     SendRefused,
 )
 
@@ -78,9 +79,11 @@ class Exchange:
         correlation_id: str | None = None,
         named: bool = True,
         message_id: str | None = None,
+        key: SendKey | None = None,
     ) -> Delivery:
         """Accept a message; ``named``: the target may be a name; ``message_id``: as its
-        sender calls it, if it may have been sent before.  Raises ConfigError,
+        sender calls it, if it may have been sent before; ``key``: what it is known by if it
+        is repeated.  Raises ConfigError,
         TypeError, ValueError, MessageTooLarge, QueueFull, NotStarted."""
         self._check(target, type, correlation_id, ttl, "ttl")
         instance = self.find(target, named=named)
@@ -97,6 +100,7 @@ class Exchange:
             ttl=ttl,
             correlation_id=correlation_id,
             message_id=message_id,
+            key=key,
         )
         return self._deliveries.open(accepted, target, len(data))
 
@@ -123,6 +127,7 @@ class Exchange:
         ttl: float,
         correlation_id: str | None = None,
         message_id: str | None = None,
+        key: SendKey | None = None,
     ) -> Broadcast:
         """To every live instance but ``source``.  Raises as :meth:`send`."""
         self._check(None, type, correlation_id, ttl, "ttl")
@@ -136,6 +141,7 @@ class Exchange:
             ttl=ttl,
             correlation_id=correlation_id,
             message_id=message_id,
+            key=key,
         )
         broadcast = Broadcast(accepted, delivered_to)
         self._deliveries.add(broadcast)

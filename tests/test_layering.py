@@ -53,7 +53,7 @@ PROTOCOL: Final = {
         {"acks", "broadcast", "calls", "casttree", "guests", "intake", "mailbox", "outbox"}
         | {"answering", "asking", "waits"},
         {"home", "places", "targets", "tracking"},
-        {"registrar"},
+        {"registrar", "sentkeys"},
         {"casting", "guestdesk"},
         {"sending"},
         {"commands"},

@@ -37,6 +37,14 @@ class Sent:
     state: str
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What a send is known by when it is repeated."""
+
+    key: bytes
+    content: bytes  # a digest of all that was asked
+
+
 class Conflict(Exception):
     """The id belongs to a live node's own agent, or a name is ambiguous."""
 
@@ -125,10 +133,17 @@ class Backend(Protocol):
         payload: Any,
         correlation_id: str | None,
         message_id: str | None = None,
+        repeated: Repeated | None = None,
     ) -> Sent:
         """``target`` None: a broadcast.  A target is an instance id here, never a
-        name.  ``message_id``: the sender's own, if it has one.  Raises UnknownTarget,
+        name.  ``message_id``: the sender's own, if it has one.  ``repeated``: what
+        ``sent_before`` knows it by, where there is a store.  Raises UnknownTarget,
         QueueFull, MessageTooLarge."""
+        ...
+
+    def sent_before(self, key: bytes) -> tuple[bytes, Sent] | None:
+        """The content and the message of a send with this key that the store has, with
+        the state that it is in now."""
         ...
 
     async def read(

@@ -5,7 +5,11 @@ gets the answer that the first one got, or waits with it while it is under way.
 The same key with other content is a mistake of the client (422).  Only what was
 accepted is remembered: a refused send stored nothing and may be tried again.
 
-Does not: outlive this node, or know the keys of another.
+What the node's store knows of a key outlives the process, where there is a store: it is
+asked for every key that is not remembered here.
+
+Does not: know the keys of another node, or keep anything on disk (``protocol/sentkeys.py``
+does, with the message).
 
 Invariants: at most ``KEYS_MAX`` keys and ``BYTES_MAX`` bytes of answers, each for
 ``KEPT_FOR`` seconds; the oldest go first.
@@ -22,12 +26,14 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta
 
+from p2pmesh.http.backend import Repeated
 from p2pmesh.http.calls import Answer, Refusal
 from p2pmesh.http.codec import KEY_LENGTH_MAX
+from p2pmesh.protocol import limits, timing
 
-KEYS_MAX: Final = 4096
-BYTES_MAX: Final = 8 * 1024 * 1024
-KEPT_FOR: Final = 24 * 3600.0
+KEYS_MAX: Final = limits.SENT_KEYS_MAX
+BYTES_MAX: Final = limits.SENT_KEYS_BYTES_MAX
+KEPT_FOR: Final = timing.SENT_KEY_TTL
 
 IdempotencyKey: TypeAlias = Annotated[
     str,
@@ -48,15 +54,21 @@ class _Kept:
 
 
 class KeyedAnswers:
-    """Answers by key.  ``now`` yields monotonic seconds."""
+    """Answers by key.  ``sent_before``: the content that the store knows for a key, and the
+    answer; ``now`` yields monotonic seconds."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        sent_before: Callable[[bytes], tuple[bytes, Answer] | None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sent_before = sent_before
         self._now = now
         self._kept: dict[str, _Kept] = {}  # oldest first
         self._bytes = 0
 
     async def answer(
-        self, key: str, asked: tuple[bytes, ...], send: Callable[[], Awaitable[Answer]]
+        self, key: str, asked: tuple[bytes, ...], send: Callable[[Repeated], Awaitable[Answer]]
     ) -> Answer:
         """The answer to ``asked``, from ``send`` or from the first time.  Raises Refusal."""
         if not 1 <= len(key) <= KEY_LENGTH_MAX:
@@ -65,12 +77,17 @@ class KeyedAnswers:
         content = _digest(asked)
         kept = self._kept.get(key)
         if kept is None:
+            repeated = Repeated(key.encode("utf-8", "surrogateescape"), content)
+            stored = self._sent_before(repeated.key)
+            if stored is not None:
+                _refuse_unless_same(stored[0], content)
+                return stored[1]
             # A task of its own: who waits may give up, the message is sent all the same.
-            task = asyncio.ensure_future(send())
+            task = asyncio.ensure_future(send(repeated))
             kept = self._kept[key] = _Kept(content, task, self._now() + KEPT_FOR)
             task.add_done_callback(lambda _: self._settle(key, kept))
-        elif kept.content != content:
-            raise Refusal(422, "this Idempotency-Key was used for another message")
+        else:
+            _refuse_unless_same(kept.content, content)
         return await asyncio.shield(kept.answer)
 
     def _settle(self, key: str, kept: _Kept) -> None:
@@ -91,6 +108,11 @@ class KeyedAnswers:
                 break
             del self._kept[key]
             self._bytes -= oldest.size
+
+
+def _refuse_unless_same(first: bytes, content: bytes) -> None:
+    if first != content:
+        raise Refusal(422, "this Idempotency-Key was used for another message")
 
 
 def _digest(asked: tuple[bytes, ...]) -> bytes:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from msgspec import Meta, Struct
 
 from p2pmesh.errors import UnknownTarget
-from p2pmesh.http.backend import Backend
+from p2pmesh.http.backend import Backend, Repeated, Sent
 from p2pmesh.http.calls import JSON, Answer, Call, Refusal, Route, json_answer
 from p2pmesh.http.codec import Instance, Message, MessageType, instances_out, message_out
 from p2pmesh.http.idempotency import IdempotencyKey, KeyedAnswers
@@ -175,7 +175,7 @@ class Registry:
     def __init__(self, backend: Backend, version: str) -> None:
         self._backend = backend
         self._version = version
-        self._keyed = KeyedAnswers()
+        self._keyed = KeyedAnswers(self._sent_before)
         self._list = KeptAnswer(self._list_agents)
 
     def routes(self) -> tuple[Route, ...]:
@@ -274,13 +274,23 @@ class Registry:
         key = call.headers.get("Idempotency-Key")
         if key is None:
             return await self._send(source, call.body)
-        said = (call.path.encode("utf-8", "replace"), call.raw_body)
+        asked = (call.path.encode("utf-8", "replace"), call.raw_body)
         message_id = key if is_uuid7(key) else None
         return await self._keyed.answer(
-            key, said, lambda: self._send(source, call.body, message_id)
+            key, asked, lambda repeated: self._send(source, call.body, message_id, repeated)
         )
 
-    async def _send(self, source: str, body: SendBody, message_id: str | None = None) -> Answer:
+    def _sent_before(self, key: bytes) -> tuple[bytes, Answer] | None:
+        found = self._backend.sent_before(key)
+        return found and (found[0], _sent_answer(found[1]))
+
+    async def _send(
+        self,
+        source: str,
+        body: SendBody,
+        message_id: str | None = None,
+        repeated: Repeated | None = None,
+    ) -> Answer:
         target = body.target_instance
         try:
             if target is not None and not is_instance_id(target):
@@ -292,11 +302,12 @@ class Registry:
                 body.payload,
                 body.correlation_id,
                 message_id,
+                repeated,
             )
         except UnknownTarget as error:
             said = f"Target instance '{target}' not found"
             return json_answer(NoTarget(said, error.nearest), 400)
-        return json_answer(SentAnswer(sent.message_id, "queued", sent.delivered_to, sent.state))
+        return _sent_answer(sent)
 
     async def messages(self, call: Call) -> Answer:
         instance_id, query = call.parameters["id"], call.query
@@ -343,6 +354,10 @@ class Registry:
                 len(instances),
             )
         )
+
+
+def _sent_answer(sent: Sent) -> Answer:
+    return json_answer(SentAnswer(sent.message_id, "queued", sent.delivered_to, sent.state))
 
 
 # --- parameters --------------------------------------------------------------

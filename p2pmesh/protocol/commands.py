@@ -31,6 +31,7 @@ from p2pmesh.protocol.home import Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.sending import Sending, deadline, make_envelope
+from p2pmesh.protocol.sentkeys import SentKeys
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import (
     DeadCopy,
@@ -39,6 +40,8 @@ from p2pmesh.protocol.types import (
     MessageMoved,
     NodeId,
     Recipient,
+    SendKey,
+    SentBefore,
 )
 from p2pmesh.protocol.ways import Ways
 
@@ -66,6 +69,7 @@ class Commands:
         sending: Sending,
         tracking: Tracking,
         desk: GuestDesk,
+        keys: SentKeys,
     ) -> None:
         """``moved``: counts what is accepted, beside what becomes of it."""
         self._begin = begin
@@ -83,6 +87,7 @@ class Commands:
         self._sending = sending
         self._tracking = tracking
         self._desk = desk
+        self._keys = keys
 
     # --- messages -------------------------------------------------------------------
 
@@ -98,11 +103,13 @@ class Commands:
         ttl: float,
         correlation_id: str | None,
         message_id: str | None = None,
+        key: SendKey | None = None,
     ) -> str:
         """Accept a message; its id.  Raises QueueFull, StoreFull, MessageTooLarge.
 
         ``message_id``: of a message that its sender may have given to another node
-        before.  A mailbox that holds one of that id takes it for the same.
+        before.  A mailbox that holds one of that id takes it for the same.  ``key``: what
+        ``sent_before`` knows it by.
 
         What becomes of it: ``MessageMoved`` ("queued" says that its target was
         found after all), or ``SendRefused``.
@@ -114,6 +121,8 @@ class Commands:
         )
         self._sending.send(at, envelope, target, deadline(at, ttl), named=named)
         self._moved["accepted"] += 1
+        if key is not None:
+            self._keys.begin(key, envelope.message_id, (target,))
         if self._ways.own:  # to an instance of this very node: whoever reads next finds it
             self._settle()
         return envelope.message_id
@@ -128,6 +137,7 @@ class Commands:
         ttl: float,
         correlation_id: str | None,
         message_id: str | None = None,
+        key: SendKey | None = None,
     ) -> tuple[str, tuple[str, ...]]:
         """To every instance alive now but the source: message id, and their ids.
         Raises QueueFull, StoreFull, MessageTooLarge."""
@@ -140,6 +150,8 @@ class Commands:
         self._tracking.put(envelope.message_id, held)
         self._moved["accepted"] += len(held.states)
         recipients = tuple(held.states)
+        if key is not None:
+            self._keys.begin(key, envelope.message_id, recipients)
         self._settle()
         return envelope.message_id, recipients
 
@@ -150,6 +162,11 @@ class Commands:
         told = {recipient.instance_id for recipient in known or ()}
         earlier = tuple(each for each in dead if each.instance_id not in told)
         return earlier or None if known is None else known + earlier
+
+    def sent_before(self, key: bytes) -> SentBefore | None:
+        """The message that a send with this key was accepted as; None: there was none, it
+        is too long ago, or there is no store."""
+        return self._keys.get(key)
 
     def message_completed(self, at: Instant, message_id: str, ok: bool, reason: str = "") -> None:
         """The handler of a MessageArrived ended; not ok: it is tried again, and at

@@ -36,6 +36,7 @@ from p2pmesh.protocol.home import Home
 from p2pmesh.protocol.ledger import Ledger
 from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.sending import Sending
+from p2pmesh.protocol.sentkeys import SentKeys
 from p2pmesh.protocol.tracking import Tracking
 from p2pmesh.protocol.types import (
     Instant,
@@ -85,6 +86,7 @@ class PostOffice:
             ledger,
         )  # fmt: skip
         self._tracking = Tracking()
+        self._keys = SentKeys(counters, ledger, self._tracking)
         self._sending = Sending(
             directory, ways, account, counters, self._outbox, self._asking,
             self._answering, self._desk, self._tracking, ledger, dead,
@@ -94,7 +96,7 @@ class PostOffice:
             begin=begin, settle=settle, entropy=entropy, counters=counters, moved=self._moved,
             ways=ways, ledger=ledger, dead=dead, home=self._home, asking=self._asking,
             answering=self._answering, casting=self._casting, sending=self._sending,
-            tracking=self._tracking, desk=self._desk,
+            tracking=self._tracking, desk=self._desk, keys=self._keys,
         )  # fmt: skip
 
     # --- the store ------------------------------------------------------------------
@@ -103,6 +105,7 @@ class PostOffice:
         """Take up what an earlier process of this node had accepted, stored and not
         finished."""
         self._dead.restore()
+        self._keys.restore()
         self._acks.restore(at)
         self._desk.restore(at)
         self._home.restore(at)
@@ -313,6 +316,7 @@ class PostOffice:
             self._broadcasts.next_at,
             self._tree.next_at,
             self._dead.next_at,
+            self._keys.next_at,
         )
         return due if due != NEVER else None
 
@@ -330,6 +334,7 @@ class PostOffice:
         self._desk.tick(at)
         self._casting.tick(at)
         self._dead.tick(at)
+        self._keys.tick(at)
 
     # --- results ------------------------------------------------------------------------
 
@@ -337,13 +342,15 @@ class PostOffice:
         """Everything to do since the last call, in order."""
         self._settle(at)
         self._ledger.tick(at.now)
-        save = self._ledger.take()
         effects, self._ways.effects = self._ways.effects, []
         for effect in effects:
             if isinstance(effect, MessageMoved) and effect.state != "queued":
                 self._moved[effect.state] += 1
             elif isinstance(effect, SendRefused):
                 self._moved["refused"] += 1
+                self._keys.refused(effect.message_id)
+        self._keys.settle(at)
+        save = self._ledger.take()
         if save is not None:
             effects.append(save)
         return effects
@@ -358,6 +365,7 @@ class PostOffice:
                 **self._desk.depths(),
                 "broadcasts": len(self._broadcasts),
                 "dead_letters": len(self._dead),
+                "sent_keys": len(self._keys),
                 "requests_asked": len(self._asking),
                 "requests_to_answer": len(self._answering),
             },

@@ -109,6 +109,7 @@ UNKNOWN_TARGET_WAIT: Final = 1.0
 RELAY_AFTER: Final = 3.0
 MESSAGE_TTL: Final = 24 * 3600.0
 DEAD_LETTER_TTL: Final = 30 * 24 * 3600.0
+SENT_KEY_TTL: Final = 24 * 3600.0  # a send that is repeated is the same one
 CAST_REPAIR_AFTER: Final = 0.7  # later than a segment that is lost twice, 0.6 s
 LEAVE_TIMEOUT: Final = 4.0  # and up to a second until the goodbye is sent
 WATERMARK_TTL: Final = 30 * 24 * 3600.0

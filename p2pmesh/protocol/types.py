@@ -114,6 +114,24 @@ class Table(StrEnum):
     GUESTS = "guests"  # instance -> its entry
     ACKS = "acks"  # instance, message -> acknowledged, and its home does not know
     DEAD_LETTERS = "dead_letters"  # message, recipient -> accepted here, and ended dead
+    SENT_KEYS = "sent_keys"  # key of a send -> the message that it was accepted as
+
+
+class SendKey(NamedTuple):
+    """What a send is to be known by if it is repeated."""
+
+    key: bytes
+    content: bytes  # a digest of all that was asked
+    is_broadcast: bool = False
+
+
+class SentBefore(msgspec.Struct, frozen=True, array_like=True):
+    """The message that a send with a key was accepted as."""
+
+    content: bytes
+    message_id: str
+    recipients: tuple[str, ...]
+    is_broadcast: bool
 
 
 class Row(NamedTuple):

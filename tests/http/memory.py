@@ -26,7 +26,7 @@ from p2pmesh.errors import (
     RequestTimeout,
     UnknownTarget,
 )
-from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Sent
+from p2pmesh.http.backend import Conflict, Forbidden, RegistryMessage, Repeated, Sent
 from p2pmesh.lag import Lag
 from p2pmesh.messages import DeadLetter
 from p2pmesh.protocol.types import (
@@ -264,6 +264,7 @@ class MemoryNode:
         payload: Any,
         correlation_id: str | None,
         message_id: str | None = None,
+        repeated: Repeated | None = None,
     ) -> Sent:
         agents = self.memory.agents
         if target is not None and read_instance_id(target) not in agents:
@@ -285,6 +286,9 @@ class MemoryNode:
                 agents[each].queue.append(message)
         self.memory.mail_came()
         return Sent(message.message_id, tuple(recipients), "stored")
+
+    def sent_before(self, key: bytes) -> tuple[bytes, Sent] | None:
+        return None  # there is no store
 
     async def read(
         self, instance_id: str, *, limit: int | None = None, wait: float = 0.0

@@ -8,10 +8,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from p2pmesh.http import idempotency
+from p2pmesh.http.backend import Repeated
 from p2pmesh.http.calls import Answer, Refusal
 from p2pmesh.http.idempotency import KeyedAnswers
 
 ASKED = (b"/messages/send/a", b"{}")
+
+
+def no_store(key: bytes) -> None:
+    """Nothing was sent before."""
 
 
 class Sender:
@@ -22,13 +27,13 @@ class Sender:
         self.status = status
         self.size = size
 
-    async def send(self) -> Answer:
+    async def send(self, repeated: Repeated) -> Answer:
         self.sent += 1
         return Answer(self.status, b"%d" % self.sent + b"x" * self.size)
 
 
 async def test_the_second_one_gets_the_answer_of_the_first() -> None:
-    keyed, sender = KeyedAnswers(), Sender()
+    keyed, sender = KeyedAnswers(no_store), Sender()
     answers = [await keyed.answer("k", ASKED, sender.send) for _ in range(3)]
     assert [each.body for each in answers] == [b"1"] * 3
     await keyed.answer("other", ASKED, sender.send)
@@ -36,7 +41,7 @@ async def test_the_second_one_gets_the_answer_of_the_first() -> None:
 
 
 async def test_another_body_or_path_under_one_key_is_422() -> None:
-    keyed, sender = KeyedAnswers(), Sender()
+    keyed, sender = KeyedAnswers(no_store), Sender()
     await keyed.answer("k", (b"a", b"bc"), sender.send)
     for asked in ((b"ab", b"c"), (b"a", b"bd"), (b"a", b"bc", b"")):
         with pytest.raises(Refusal) as refusal:
@@ -46,9 +51,9 @@ async def test_another_body_or_path_under_one_key_is_422() -> None:
 
 
 async def test_the_second_one_waits_while_the_first_is_under_way() -> None:
-    keyed, gate, sent = KeyedAnswers(), asyncio.Event(), 0
+    keyed, gate, sent = KeyedAnswers(no_store), asyncio.Event(), 0
 
-    async def send() -> Answer:
+    async def send(repeated: Repeated) -> Answer:
         nonlocal sent
         sent += 1
         await gate.wait()
@@ -65,12 +70,12 @@ async def test_the_second_one_waits_while_the_first_is_under_way() -> None:
 
 
 async def test_what_was_refused_may_be_tried_again() -> None:
-    keyed, sender = KeyedAnswers(), Sender(status=400)
+    keyed, sender = KeyedAnswers(no_store), Sender(status=400)
     for attempt in (1, 2):
         assert (await keyed.answer("k", ASKED, sender.send)).status == 400
         assert sender.sent == attempt
 
-    async def full() -> Answer:
+    async def full(repeated: Repeated) -> Answer:
         raise Refusal(429, "full")
 
     for _ in range(2):
@@ -82,7 +87,7 @@ async def test_what_was_refused_may_be_tried_again() -> None:
 
 async def test_a_key_is_forgotten_after_a_day() -> None:
     now = 0.0
-    keyed, sender = KeyedAnswers(lambda: now), Sender()
+    keyed, sender = KeyedAnswers(no_store, lambda: now), Sender()
     await keyed.answer("k", ASKED, sender.send)
     now = idempotency.KEPT_FOR - 1
     await keyed.answer("k", ASKED, sender.send)
@@ -94,7 +99,7 @@ async def test_a_key_is_forgotten_after_a_day() -> None:
 
 @pytest.mark.parametrize("size", [0, 100_000], ids=["many keys", "large answers"])
 async def test_keys_are_bounded_and_the_oldest_go_first(size: int) -> None:
-    keyed, sender = KeyedAnswers(), Sender(size=size)
+    keyed, sender = KeyedAnswers(no_store), Sender(size=size)
     count = idempotency.KEYS_MAX + 10 if not size else idempotency.BYTES_MAX // size + 10
     for number in range(count):
         await keyed.answer(f"k{number}", ASKED, sender.send)
@@ -108,7 +113,25 @@ async def test_keys_are_bounded_and_the_oldest_go_first(size: int) -> None:
 
 @pytest.mark.parametrize("key", ["", "x" * 257])
 async def test_a_key_has_1_to_256_characters(key: str) -> None:
-    send: Callable[[], Awaitable[Answer]] = Sender().send
+    send: Callable[[Repeated], Awaitable[Answer]] = Sender().send
     with pytest.raises(Refusal) as refusal:
-        await KeyedAnswers().answer(key, ASKED, send)
+        await KeyedAnswers(no_store).answer(key, ASKED, send)
     assert refusal.value.status == 400
+
+
+async def test_a_key_that_only_the_store_knows_is_answered_from_it_and_not_sent() -> None:
+    stored: dict[bytes, tuple[bytes, Answer]] = {}
+    sender = Sender()
+
+    async def send(repeated: Repeated) -> Answer:
+        stored[repeated.key] = (repeated.content, Answer(200, b"of the store"))
+        return await sender.send(repeated)
+
+    first = await KeyedAnswers(stored.get).answer("k", ASKED, send)
+    restarted = KeyedAnswers(stored.get)
+    assert first.body == b"1"
+    assert (await restarted.answer("k", ASKED, send)).body == b"of the store"
+    with pytest.raises(Refusal) as refusal:
+        await restarted.answer("k", (b"/messages/send/a", b"[]"), send)
+    assert refusal.value.status == 422
+    assert sender.sent == 1
