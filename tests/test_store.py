@@ -453,6 +453,29 @@ def test_a_store_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / FILE).read_bytes() == before
 
 
+def test_a_store_of_fewer_tables_is_opened_with_all_its_rows_and_is_not_damaged(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as (store, told):
+        store.save(1, [put("a", b"1")])
+        told.until_saved(1)
+    later = (*TABLES, "sent_keys")
+    store = Store.open(tmp_path, later)
+    assert [row.value for row in store.rows()] == [b"1"]
+    assert store.notices == []
+    told = Told()
+    store.start(told.on_saved, told.on_failed)
+    store.save(1, [put("k", b"2", "sent_keys")])
+    told.until_saved(1)
+    store.close()
+    store = Store.open(tmp_path, later)
+    assert {(row.table, row.value) for row in store.rows()} == {
+        ("outbox", b"1"),
+        ("sent_keys", b"2"),
+    }
+    store.close()
+
+
 def test_an_earlier_schema_is_migrated_whole_or_not_at_all_and_a_copy_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

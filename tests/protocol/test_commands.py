@@ -74,6 +74,6 @@ def test_what_comes_in_great_numbers_is_begun_and_settles_with_others(name: str)
 
 
 def test_every_command_is_one_or_the_other() -> None:
-    views = {"message_state", "dead_letters"}
+    views = {"message_state", "sent_before", "dead_letters"}
     commands = {name for name in vars(Commands) if not name.startswith("_")} - views
     assert commands == {*SETTLED, *SETTLED_TOGETHER} - {"send to an own instance"}
