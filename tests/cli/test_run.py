@@ -147,7 +147,8 @@ def test_a_stopped_reader_of_its_output_costs_no_message_and_stops_no_node(
         sender.event("member_joined", name="reader")
         with NodeClient(sender.event("ready")["http"]) as node:
             sent = [_post(node, sender, ready["instance_id"], "x" * 20_000) for _ in range(20)]
-            # 400 KB are on their way, and a pipe takes 64: the rest stays unacknowledged.
+            # 400 KB are there then, and a pipe takes 64: the rest stays unacknowledged.
+            eventually(lambda: not any(_is_queued(node, each) for each in sent), "all arrived")
             sender.event("message_done", message_id=sent[0])
         with NodeClient(ready["http"]) as node:
             waiting = node.get(f"/messages/{ready['instance_id']}")["messages"]
@@ -170,6 +171,11 @@ def _post(node: NodeClient, sender: Process, target: str, payload: object) -> st
     body = {"target_instance": target, "message_type": "Notification", "payload": payload}
     source = sender.event("ready")["instance_id"]
     return str(node.post(f"/messages/send/{source}", body)["message_id"])
+
+
+def _is_queued(node: NodeClient, message_id: str) -> bool:
+    (recipient,) = node.get(f"/v1/messages/{message_id}")["recipients"]
+    return bool(recipient["state"] == "queued")
 
 
 # --- what it answers ------------------------------------------------------------------
