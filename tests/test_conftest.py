@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,11 @@ async def test_the_package_cannot_block_a_loop_unnoticed(program: str) -> None:
 
 def test_the_package_may_block_where_no_loop_runs() -> None:
     as_the_package("import time; time.sleep(0)")
+
+
+def test_a_run_that_prints_past_pytest_ends_without_a_crash() -> None:
+    run = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-k", "may_block"]
+    unbuffered = {"PYTHONUNBUFFERED"}  # the variable hides the crash
+    variables = {name: value for name, value in os.environ.items() if name not in unbuffered}
+    ended = subprocess.run([*run, __file__], env=variables, capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended
