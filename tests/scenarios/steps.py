@@ -274,7 +274,7 @@ class Scenario:
     #: Every agent announces, beside its own address, one that leads elsewhere: each host's
     #: bridge of containers has it, too.
     is_ambiguous: bool = False
-    #: Played in the lab, too; it takes real time.
+    #: Played in each run of the lab, too; it takes real time.
     is_real: bool = False
     #: Seconds that a packet takes at least, and half of what it takes at most.
     delay: float = 0.0005
