@@ -60,7 +60,7 @@ class Monitoring:
         if peer is None or self._core.view.alive(peer) is None:
             return
         if link.is_ring and not orderly:
-            self._investigate(peer, heard_at=link.heard_at, ended=True)
+            self._investigate(peer, heard_at=self._watched_silence(link), ended=True)
         self._neighbours.link_ended(peer)
 
     def connect_failed(self, peer: NodeId, outcome: DialOutcome) -> None:
@@ -84,7 +84,7 @@ class Monitoring:
                 link.heard_at = now
             due = link.heard_at + link.silence_after
             if now >= due - 0.001:
-                self._investigate(peer, heard_at=link.heard_at)
+                self._investigate(peer, heard_at=self._watched_silence(link))
                 due = now + link.silence_after
             if due < earliest:
                 earliest = due
@@ -208,6 +208,11 @@ class Monitoring:
         if step is not None and self._is_cut_off():
             again = max(core.at.now + 0.01, self._swept_at + timing.DIAL_TIMEOUT)
             core.timers.set_earlier("sweep", None, again)
+
+    def _watched_silence(self, link: Link) -> float:
+        """When the silence began that counts against its peer.  A link that was idle off the
+        rings until just now was silent because nothing was to be said on it."""
+        return max(link.heard_at, self._core.at.now - link.silence_after)
 
     def _step(self, peer: NodeId, step: Step | None) -> None:
         core = self._core
