@@ -330,10 +330,11 @@ class GuestDesk:
     def _look_at_waits(
         self, at: Instant, nodes: Collection[NodeId], instances: Collection[str]
     ) -> None:
-        self._waits.forget([node for node in nodes if self._directory.node_life(node) is None])
-        for instance_id in instances:
-            for wait in self._waits.take(instance_id):
-                self._read_again(at, wait)
+        if self._waits:
+            self._waits.forget([node for node in nodes if self._directory.node_life(node) is None])
+            for instance_id in instances:
+                for wait in self._waits.take(instance_id):
+                    self._read_again(at, wait)
         for call in self._forwarding.moved(instances, lambda each: self._places.find(each).home):
             self._go(at, call)
 

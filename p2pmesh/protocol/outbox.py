@@ -310,6 +310,17 @@ class Outbox:
 
     # --- where the recipient lives ------------------------------------------------
 
+    def look_at(self, at: Instant, nodes: Iterable[NodeId], instances: Iterable[str]) -> list[Item]:
+        """Something about these nodes and instances changed: ``look`` at all of them that
+        something goes to, and at all who live at one of those."""
+        if not self._by_id:
+            return []
+        orphans = [item for each in instances for item in self.look(at, each)]
+        for node in nodes:
+            here = {lane.stream.recipient: None for lane in self.outlets.lanes_to(node)}
+            orphans += [item for each in here for item in self.look(at, each)]
+        return orphans
+
     def look(self, at: Instant, recipient: str) -> list[Item]:
         """The recipient's home, life or state may have changed.
 
@@ -345,11 +356,6 @@ class Outbox:
                 self._take(lane, lambda each: each is item)
                 return True
         return False
-
-    def look_at_home(self, at: Instant, node: NodeId) -> list[Item]:
-        """Something about this node changed: look again at all who live there."""
-        recipients = {lane.stream.recipient: None for lane in self.outlets.lanes_to(node)}
-        return [item for recipient in recipients for item in self.look(at, recipient)]
 
     # --- receipts and ends --------------------------------------------------------
 

@@ -290,9 +290,7 @@ class PostOffice:
                     at, instance_id, over.origin, over.stream, over.watermark, over.copies
                 )
             self._outbox.end_hand_over(at, instance_id)
-        orphans = [item for each in instances for item in self._outbox.look(at, each)]
-        for node in nodes:
-            orphans += self._outbox.look_at_home(at, node)
+        orphans = self._outbox.look_at(at, nodes, instances)
         self._asking.look(at, nodes, instances)
         for query in self._answering.look(nodes):
             self._home.withdraw(query.instance_id, query.message_id)

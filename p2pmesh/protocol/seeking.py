@@ -84,13 +84,16 @@ class Seeking:
         under_way = self._under_way() if due else 0
         if now < self._rests_until:
             under_way = at_once
-        lived_at = self._members_addresses() if due else frozenset()
+        lived_at: frozenset[str] | None = None
         for offer in due:
             candidate = offer.candidate
+            if under_way >= at_once:
+                offer.due_at = max(now + _NEXT_AFTER, self._rests_until)
+                continue
+            if lived_at is None:
+                lived_at = self._members_addresses()
             if self._is_member(offer, lived_at):
                 self.candidates.spare(candidate.key, now)
-            elif under_way >= at_once:
-                offer.due_at = max(now + _NEXT_AFTER, self._rests_until)
             else:
                 attempt = core.connections.attempt(
                     Purpose.CANDIDATE,
