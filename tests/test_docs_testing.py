@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import textwrap
@@ -52,10 +53,25 @@ def test_the_docstring_of_the_simulator_runs_with_any_seed(seed: int) -> None:
     exec(program.replace("seed=7", f"seed={seed}"), {"SimNetwork": SimNetwork})
 
 
-def test_what_the_page_says_can_be_done_and_asked_exists() -> None:
-    done = PAGE[PAGE.index("What can be done") : PAGE.index("What can be asked")]
-    for name in re.findall(r"`(\w+)`", done):
-        assert hasattr(SimNetwork, name), name
-    asked = PAGE[PAGE.index("What can be asked") : PAGE.index("## Messages in")]
-    for name in re.findall(r"`(\w+)\(", asked):
-        assert hasattr(SimNode, name), name
+CALLS = re.findall(
+    r"`(SimNetwork|net\.\w+|node\.\w+)\(([^`]*)\)`", PAGE[: PAGE.index("## Messages in")]
+)
+
+
+@pytest.mark.parametrize(("called", "shown"), CALLS)
+def test_a_method_takes_what_the_page_says(called: str, shown: str) -> None:
+    of, _, name = called.partition(".")
+    method = getattr(SimNode if of == "node" else SimNetwork, name or "__init__")
+    known = inspect.signature(method).parameters
+    for argument in filter(None, map(str.strip, shown.split(","))):
+        if argument != "*":
+            bare, _, default = argument.removeprefix("*").partition("=")
+            assert bare in known
+            assert not default or known[bare].default == ast.literal_eval(default)
+    asked = [each for each in known.values() if each.default is each.empty and each.name != "self"]
+    for each in asked:
+        assert each.kind is each.VAR_KEYWORD or each.name in shown
+
+
+def test_the_page_shows_how_each_is_called() -> None:
+    assert len(CALLS) > 30

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
 from hashlib import blake2b
 from struct import Struct
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final
 
 from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.types import Agent, Candidate, Event, FoundBy, Life
+from p2pmesh.testing.arguments import read, refuse, refuse_kind
 from p2pmesh.testing.clock import Clock
 from p2pmesh.testing.kernel import BACKLOG, Kernel
 from p2pmesh.testing.node import SimNode, State, address
 from p2pmesh.testing.scenario import Scenario, Step
-
-M = TypeVar("M", bound=Callable[..., Any])
-
-#: A node, or its number: the count of nodes that were added before it.
-Which: TypeAlias = SimNode | int
+from p2pmesh.testing.steps import Which, read_node, read_nodes, step
 
 _REAL_CIPHER_UP_TO: Final = 200
 _ARRIVAL: Final = Struct("<IQdI").pack  # node, link, time, length: what the trace is made of
@@ -43,24 +39,6 @@ _LATER_ADDRESSES: Final = 1 << 20
 class Timeout(AssertionError):
     """What was waited for did not happen.  The scenario follows as a note when the
     network was used as a context manager."""
-
-
-def _step(method: M) -> M:
-    """Write down what is done to the network, so that it can be done again."""
-
-    @wraps(method)
-    def noted(self: SimNetwork, *arguments: Any, **options: Any) -> Any:
-        self._steps.append(
-            Step(
-                self.clock.now,
-                method.__name__,
-                tuple(_as_data(argument) for argument in arguments),
-                tuple((name, _as_data(value)) for name, value in options.items()),
-            )
-        )
-        return method(self, *arguments, **options)
-
-    return cast(M, noted)
 
 
 class SimNetwork:
@@ -81,10 +59,16 @@ class SimNetwork:
         expected: int = 0,
     ) -> None:
         """``delay``, ``jitter``: seconds one way, and what is added at random.
-        ``loss``: probability that a segment is lost, each time it is sent.
+        ``loss``: share of the segments that are lost, each time they are sent: 0.2 is 20 %.
         ``multicast``: nodes find each other as by mDNS; without it give ``peers``.
         ``expected``: how many nodes will be added; above 200 the cipher is a null
         one, and events of single members are counted and told to observers, not kept."""
+        self._options = (
+            ("seed", seed), ("delay", delay), ("jitter", jitter), ("loss", loss),
+            ("multicast", multicast), ("expected", expected),
+        )  # fmt: skip
+        for option, value in self._options:
+            read(option, value)
         self.seed = seed
         self.clock = Clock()
         self.nodes: list[SimNode] = []
@@ -96,11 +80,7 @@ class SimNetwork:
         self._kernel = Kernel(self.clock, self._rng, delay=delay, jitter=jitter, loss=loss)
         self._book = RecordBook() if self.is_large else None
         self._trace = blake2b(digest_size=16)
-        self._options = (
-            ("seed", seed), ("delay", delay), ("jitter", jitter), ("loss", loss),
-            ("multicast", multicast), ("expected", expected),
-        )  # fmt: skip
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
         self._readdressed = 0
 
     def __enter__(self) -> SimNetwork:
@@ -115,29 +95,36 @@ class SimNetwork:
     @property
     def scenario(self) -> Scenario:
         """What was done so far; prints as the program that does it again."""
-        return Scenario(self._options, tuple(self._steps), self.clock.now)
+        return Scenario(self._options, tuple(self.steps), self.clock.now)
 
     @classmethod
     def replay(cls, scenario: Scenario) -> SimNetwork:
         """The same run again."""
         net = cls(**dict(scenario.options))
-        for step in scenario.steps:
-            net.run_to(step.at)
-            getattr(net, step.verb)(*step.arguments, **dict(step.options))
+        for each in scenario.steps:
+            net.run_to(each.at)
+            getattr(net, each.verb)(*each.arguments, **dict(each.options))
         net.run_to(scenario.until)
         return net
 
     def run(self, seconds: float) -> None:
-        """Let virtual time pass."""
+        """Let so many virtual seconds pass."""
+        read("seconds", seconds)
         self.clock.run_to(self.clock.now + seconds)
 
     def run_to(self, time: float) -> None:
-        """Let virtual time pass until it is ``time``."""
+        """Let virtual time pass until it is ``time``, in seconds since the run began."""
+        read("time", time)
+        if time < self.clock.now:
+            refuse("time", time, f"it is {self.clock.now} already")
         self.clock.run_to(time)
 
     def run_until(self, condition: Callable[[], bool], *, within: float) -> float:
         """Run until the condition holds (looked at every 10 ms); the virtual seconds
-        that it took.  Raises Timeout."""
+        that it took, at most ``within``.  Raises Timeout."""
+        read("within", within)
+        if not callable(condition):
+            refuse_kind("condition", condition, "a function that is asked again and again")
         began = self.clock.now
         while not condition():
             if self.clock.now - began >= within:
@@ -151,7 +138,7 @@ class SimNetwork:
 
     # --- steps: nodes ---------------------------------------------------------------------
 
-    @_step
+    @step
     def add(
         self,
         name: str = "node",
@@ -176,12 +163,13 @@ class SimNetwork:
             self._start(node, peers)
         return node
 
-    @_step
+    @step
     def add_converged(self, count: int, name: str = "node", **config: Any) -> None:
         """The first nodes of this network, so many, as members of one mesh: each knows all
         from now on, and has links to its ring neighbours within a second.  For thousands,
         whose joining would take longer than what is to be seen."""
-        assert not self.nodes, "a mesh that converged begins with these"
+        if self.nodes:
+            refuse("count", count, f"there are {len(self.nodes)} nodes already: begin with these")
         for _ in range(count):
             node = self._made(name, dict(config))
             node.start(self._rng, null_cipher=self.is_large, book=self._book)
@@ -189,61 +177,62 @@ class SimNetwork:
         for node in self.nodes:
             node.perform()
 
-    @_step
+    @step
     def start(self, node: Which, *, peers: Sequence[Which] = (), **config: Any) -> None:
         """A process of this identity: the first, or a restart, with the settings that
         it had unless ``config`` changes them."""
         node = self._node(node)
-        assert node.state is State.DEAD, "it runs already"
+        if node.state is not State.DEAD:
+            refuse("node", node, "runs already")
         node.settings.update(config)
         self._kernel.paths.plug_in(node.number)
         self._start(node, peers)
 
-    @_step
+    @step
     def kill(self, node: Which) -> None:
         """kill -9: connections end, dials are refused, memory is gone."""
         node = self._node(node)
         node.end()
         self._kernel.die(node.host)
 
-    @_step
+    @step
     def leave(self, node: Which) -> None:
         """A graceful leave."""
         self._node(node).input("leave")
 
-    @_step
+    @step
     def stop(self, node: Which) -> None:
         """SIGSTOP."""
         self._node(node).stop()
 
-    @_step
+    @step
     def resume(self, node: Which) -> None:
         """SIGCONT: what waited in the sockets comes first, then the timer."""
         self._node(node).resume()
 
-    @_step
+    @step
     def starve(self, node: Which, *, runs: float, stops: float, seconds: float) -> None:
-        """A duty cycle for so many seconds: the process waits ``stops`` seconds for
+        """A duty cycle for so many ``seconds``: the process waits ``stops`` seconds for
         the CPU, then has it for ``runs`` seconds."""
         self._starve(self._node(node), runs, stops, self.clock.now + seconds)
 
-    @_step
+    @step
     def command(self, node: Which, method: str, **arguments: Any) -> Any:
         """Call a command of the core (``send``, ``register``, …), and perform what it
         wants done; its result.  Outcomes are appended to ``SimNode.outcomes``."""
         return self._node(node).command(method, **arguments)
 
-    @_step
+    @step
     def offer(self, node: Which, candidate: Candidate) -> None:
         """Discovery offers this candidate to this node."""
         self._node(node).input("candidate_found", candidate)
 
-    @_step
+    @step
     def withdraw(self, node: Which, key: str) -> None:
         """Discovery takes a candidate back."""
         self._node(node).input("candidate_lost", key)
 
-    @_step
+    @step
     def discover(self) -> None:
         """Every running node sees every other's advertisement, where a path is."""
         for node in self.running():
@@ -251,7 +240,7 @@ class SimNetwork:
 
     # --- steps: machines --------------------------------------------------------------------
 
-    @_step
+    @step
     def power_off(self, node: Which) -> None:
         """The host is off: nothing answers, and nobody is told.  ``start`` boots it."""
         node = self._node(node)
@@ -259,49 +248,49 @@ class SimNetwork:
         self._kernel.power_off(node.host)
         self._kernel.paths.unplug(node.number)
 
-    @_step
+    @step
     def sleep(self, node: Which) -> None:
         """The machine sleeps: nothing answers, and its process stands still."""
         node = self._node(node)
         node.stop()
         self._kernel.paths.unplug(node.number)
 
-    @_step
+    @step
     def wake(self, node: Which) -> None:
         """It goes on where it was; its clocks counted."""
         node = self._node(node)
         self._kernel.paths.plug_in(node.number)
         node.resume()
 
-    @_step
+    @step
     def set_wall(self, node: Which, offset: int) -> None:
         """Its wall clock steps to ``offset`` ms ahead of the virtual one."""
         self._node(node).wall_offset = offset
 
-    @_step
+    @step
     def jump(self, node: Which, seconds: float) -> None:
-        """Its monotonic clock jumps ahead, and the rest of the world does not."""
+        """Its monotonic clock jumps so many seconds ahead, and the rest of the world does not."""
         node = self._node(node)
         node.mono_offset += seconds
         node.rearm()
 
-    @_step
+    @step
     def set_store(self, node: Which, works: bool) -> None:
         """Whether what its core persists is stored or fails."""
         self._node(node).store_works = works
 
-    @_step
+    @step
     def set_dials(self, node: Which, work: bool) -> None:
         """Whether its dials leave the machine, or fail there (no descriptors, say)."""
         self._node(node).host.own_error = not work
 
-    @_step
+    @step
     def set_proxy(self, node: Which, has: bool) -> None:
         """Whether something accepts dials at its address also when its process is gone
         (a container's published port, a load balancer)."""
         self._node(node).host.has_proxy = has
 
-    @_step
+    @step
     def readdress(self, node: Which) -> None:
         """Its host gets another address instead of its own, and its process notices after
         a while; until then nobody reaches it, nor ever again over its connections."""
@@ -315,23 +304,23 @@ class SimNetwork:
         else:
             self.clock.after(_ADDRESS_NOTICED, self._notice_address, node, node.runs)
 
-    @_step
+    @step
     def set_addresses(self, node: Which, addresses: Sequence[str]) -> None:
         """Its process finds its host to have these addresses, whatever it is reached at."""
         self._node(node).input("addresses_changed", tuple(addresses))
 
     # --- steps: the network -------------------------------------------------------------------
 
-    @_step
+    @step
     def unplug(self, node: Which) -> None:
         """The cable is out: nothing reaches it or comes from it, and it goes on."""
         self._kernel.paths.unplug(self._node(node).number)
 
-    @_step
+    @step
     def plug_in(self, node: Which) -> None:
         self._kernel.paths.plug_in(self._node(node).number)
 
-    @_step
+    @step
     def cut(self, source: Which, target: Which, *, both: bool = True) -> None:
         """No packet from source to target (and back) any more."""
         one, other = self._node(source).number, self._node(target).number
@@ -339,24 +328,24 @@ class SimNetwork:
         if both:
             self._kernel.paths.cut(other, one)
 
-    @_step
+    @step
     def reset(self, one: Which, other: Which) -> None:
         """The connections between these two are reset, as by a router that forgot them;
         new ones can be made at once."""
         self._kernel.reset(self._node(one).host, self._node(other).host)
 
-    @_step
+    @step
     def partition(self, *sides: Iterable[Which]) -> None:
         """Only nodes of one side reach each other; the unnamed are with the first."""
         self._kernel.paths.partition([[self._node(n).number for n in side] for side in sides])
 
-    @_step
+    @step
     def heal(self) -> None:
         """All cuts and partitions are over.  Nobody is advertised anew: see
         ``discover``."""
         self._kernel.paths.heal()
 
-    @_step
+    @step
     def besiege(self, node: Which, strangers: int, *, backlog: int = BACKLOG) -> None:
         """So many strangers connect to it at once, and say nothing; ``backlog`` is how many
         connections its kernel keeps that it has not taken."""
@@ -364,35 +353,47 @@ class SimNetwork:
         host.backlog = backlog
         self._kernel.besiege(host, strangers)
 
-    @_step
+    @step
     def set_loss(self, loss: float) -> None:
+        """The share of the segments that are lost from now on: 0.2 is 20 %."""
         self._kernel.loss = loss
+
+    @step
+    def set_delay(self, delay: float, *, jitter: float = 0.0) -> None:
+        """How long each segment takes from now on, in seconds one way, and what is added at
+        random, at most."""
+        self._kernel.delay, self._kernel.jitter = delay, jitter
 
     # --- what tests ask -------------------------------------------------------------------------
 
     def running(self) -> list[SimNode]:
+        """The nodes whose processes run: neither dead nor stopped."""
         return [node for node in self.nodes if node.is_running]
 
-    def agrees(self, nodes: Sequence[SimNode] | None = None) -> bool:
+    def agrees(self, nodes: Sequence[Which] | None = None) -> bool:
         """Do these (all running) nodes hold one view, of exactly them, and one leader
         whose claim they know?"""
-        nodes = self.running() if nodes is None else nodes
-        if not nodes or any(not node.is_running or not node.mesh.is_joined for node in nodes):
+        these = self.running() if nodes is None else self._nodes(nodes)
+        if not these or any(not node.is_running or not node.mesh.is_joined for node in these):
             return False
-        if len({node.mesh.view_hash() for node in nodes}) != 1:
+        if len({node.mesh.view_hash() for node in these}) != 1:
             return False
-        first = nodes[0]
+        first = these[0]
         live = {member.node_id for member in first.members("alive", "suspect")}
-        return live == {node.node_id for node in nodes} and first.leadership().epoch is not None
+        return live == {node.node_id for node in these} and first.leadership().epoch is not None
 
-    def oldest(self, nodes: Sequence[SimNode] | None = None) -> SimNode:
-        """The node of the least life among these (all running) ones."""
+    def oldest(self, nodes: Sequence[Which] | None = None) -> SimNode:
+        """The node of the least life among these (all running) ones; all have joined."""
 
         def seniority(node: SimNode) -> tuple[Life, str]:
-            assert node.life is not None, f"{node.instance_id} has not joined"
-            return node.life, node.node_id
+            life = node.life if node.runs else None
+            assert life is not None, f"{node.instance_id} has not joined"
+            return life, node.node_id
 
-        return min(self.running() if nodes is None else nodes, key=seniority)
+        these = self.running() if nodes is None else self._nodes(nodes)
+        if not these:
+            raise ValueError("there is no oldest: none of them runs")
+        return min(these, key=seniority)
 
     # --- what nodes tell --------------------------------------------------------------------------
 
@@ -413,7 +414,10 @@ class SimNetwork:
     # --- private ----------------------------------------------------------------------------------
 
     def _node(self, which: Which) -> SimNode:
-        return self.nodes[which] if isinstance(which, int) else which
+        return read_node(self, "node", which)
+
+    def _nodes(self, nodes: Sequence[Which]) -> list[SimNode]:
+        return read_nodes(self, "nodes", nodes)
 
     def _made(
         self,
@@ -494,12 +498,3 @@ def _key(node: SimNode) -> str:
 def _advert(node: SimNode) -> Candidate:
     addresses = tuple(node.settings["addresses"])
     return Candidate(_key(node), addresses, FoundBy.MDNS, bytes.fromhex(node.node_id))
-
-
-def _as_data(value: Any) -> Any:
-    """Nodes as their numbers."""
-    if isinstance(value, SimNode):
-        return value.number
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_as_data(item) for item in value)
-    return value

@@ -7,12 +7,13 @@ that was stopped takes what waits in its sockets before its timer.
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import msgspec
 
@@ -40,6 +41,7 @@ from p2pmesh.protocol.types import (
     Token,
     Write,
 )
+from p2pmesh.testing.arguments import STATES, one_of, read_kind, refuse, refuse_kind
 from p2pmesh.testing.kernel import Host, Kernel, Socket
 
 if TYPE_CHECKING:
@@ -55,6 +57,14 @@ _REARM_GAIN: Final = 0.0005
 def address(number: int) -> str:
     """Where the host of this number listens."""
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8078"
+
+
+#: What can be asked of the core's commands: those that take the time.
+COMMANDS: Final = frozenset(
+    name
+    for name, command in vars(get_type_hints(vars(Mesh)["commands"].fget)["return"]).items()
+    if not name.startswith("_") and "at" in inspect.signature(command).parameters
+)
 
 
 class State(Enum):
@@ -97,6 +107,9 @@ class SimNode:
         self._due: float | None = None  # of the armed timer, in this process's seconds
         self._lag_told = False
 
+    def __repr__(self) -> str:
+        return f"<SimNode {self.number}, {self.instance_id}>"
+
     # --- what tests ask ---------------------------------------------------------------
 
     @property
@@ -123,12 +136,17 @@ class SimNode:
         return Instant(now + self.mono_offset, BEGINNING + self.wall_offset + int(now * 1000))
 
     def members(self, *states: str) -> tuple[Member, ...]:
-        """Those it lists, in these states or in any."""
+        """Those it lists, in these states (``alive``, ``suspect``, ``failed``, ``left``)
+        or in any."""
+        for state in states:
+            one_of("state", state, STATES)
         members = self.mesh.members(self.now())
         return tuple(m for m in members if not states or m.state in states)
 
     def lists(self, other: SimNode) -> Member | None:
         """The other as this one lists it; None: it does not."""
+        if not isinstance(other, SimNode):
+            refuse_kind("other", other, "a node (what net.add returned)")
         return next((m for m in self.members() if m.node_id == other.node_id), None)
 
     def state_of(self, other: SimNode) -> str | None:
@@ -153,8 +171,11 @@ class SimNode:
         return self.mesh.token(self.now())
 
     def seen(self, *kinds: str) -> list[Event]:
-        """Its events of these kinds (``member_failed``, …) since it started."""
-        return [event for event in self.events if kind_of(event) in kinds]
+        """Its events of these kinds (``member_failed``, …), or of any, since it started.
+        In a network of more than 200 nodes those of single members are in ``counts``."""
+        for kind in kinds:
+            read_kind(kind)
+        return [event for event in self.events if not kinds or kind_of(event) in kinds]
 
     def take_data_of(self, other: SimNode) -> None:
         """Its data directory becomes a copy of the other's, identity and all."""
@@ -222,6 +243,8 @@ class SimNode:
 
     def command(self, method: str, *arguments: Any, **options: Any) -> Any:
         """As ``input``, of the core's ``commands``."""
+        if not self.is_running:
+            refuse("command", method, f"{self.instance_id} does not run")
         return self._call(self.mesh.commands, method, *arguments, **options)
 
     def _call(self, of: object, method: str, *arguments: Any, **options: Any) -> Any:
