@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import p2pmesh.testing
-from p2pmesh.testing import SimNetwork, SimNode
+from p2pmesh.testing import SimNetwork, SimNode, Timeout
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
 FILES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -53,8 +53,10 @@ def test_the_docstring_of_the_simulator_runs_with_any_seed(seed: int) -> None:
     exec(program.replace("seed=7", f"seed={seed}"), {"SimNetwork": SimNetwork})
 
 
-CALLS = re.findall(
-    r"`(SimNetwork|net\.\w+|node\.\w+)\(([^`]*)\)`", PAGE[: PAGE.index("## Messages in")]
+CALLS = sorted(
+    set(
+        re.findall(r"`(SimNetwork|net\.\w+|node\.\w+)\(([^`]*)\)`", PAGE.split("## Messages in")[0])
+    )
 )
 
 
@@ -75,3 +77,24 @@ def test_a_method_takes_what_the_page_says(called: str, shown: str) -> None:
 
 def test_the_page_shows_how_each_is_called() -> None:
     assert len(CALLS) > 30
+
+
+def test_what_the_page_shows_of_a_failed_test_is_in_its_story() -> None:
+    def fail() -> None:
+        with SimNetwork(seed=7) as net:
+            for _ in range(3):
+                net.add("agent")
+            net.run_until(net.agrees, within=5)
+            leader = net.oldest()
+            net.kill(leader)
+            heir = net.oldest()
+            net.run_until(lambda: heir.state_of(leader) == "left", within=2)
+
+    def without_figures(text: str) -> list[str]:
+        return [re.sub(r"\d+(\.\d+)?", "n", line) for line in text.splitlines()]
+
+    (shown,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    with pytest.raises(Timeout) as raised:
+        fail()
+    told = "\n".join((str(raised.value), *raised.value.__notes__))
+    assert set(without_figures(shown)) <= set(without_figures(told))

@@ -30,6 +30,8 @@ WALL_OFFSET_MAX: Final = 100 * 366 * 86_400_000
 STOPS_MIN: Final = 0.001
 NODES_MAX: Final = 100_000
 STRANGERS_MAX: Final = 100_000
+#: Lines of a story.
+LINES_MAX: Final = 10_000
 
 Reader = Callable[[str, Any], Any]
 
@@ -198,6 +200,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "expected": partial(_whole, least=0, most=NODES_MAX, unit="nodes"),
     "count": partial(_whole, least=1, most=NODES_MAX, unit="nodes"),
     "strangers": partial(_whole, least=0, most=STRANGERS_MAX, unit="connections"),
+    "last": partial(_whole, least=1, most=LINES_MAX, unit="lines"),
     "backlog": partial(_whole, least=0, most=STRANGERS_MAX, unit="connections"),
     "seconds": _wait("virtual seconds"),
     "time": _wait("virtual seconds since the run began"),

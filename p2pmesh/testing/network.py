@@ -9,6 +9,7 @@ one book of verified records; nothing else differs.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from struct import Struct
@@ -23,6 +24,7 @@ from p2pmesh.testing.kernel import BACKLOG, Kernel
 from p2pmesh.testing.node import SimNode, State, address
 from p2pmesh.testing.scenario import Scenario, Step
 from p2pmesh.testing.steps import Which, read_node, read_nodes, step
+from p2pmesh.testing.story import TOLD_MAX, Told, awaited, told_by
 
 _REAL_CIPHER_UP_TO: Final = 200
 _ARRIVAL: Final = Struct("<IQdI").pack  # node, link, time, length: what the trace is made of
@@ -37,15 +39,15 @@ _LATER_ADDRESSES: Final = 1 << 20
 
 
 class Timeout(AssertionError):
-    """What was waited for did not happen.  The scenario follows as a note when the
-    network was used as a context manager."""
+    """What was waited for did not happen.  The story of the run follows as a note, and the
+    scenario when the network was used as a context manager."""
 
 
 class SimNetwork:
     """A seeded network of simulated nodes.
 
-    As a context manager it adds the scenario to whatever is raised inside, so that a
-    failing test prints how to repeat its run.
+    As a context manager it adds to whatever is raised inside its story and its scenario,
+    so that a failing test prints what happened and how to repeat the run.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class SimNetwork:
         self._book = RecordBook() if self.is_large else None
         self._trace = blake2b(digest_size=16)
         self.steps: list[Step] = []
+        self.told: deque[Told] = deque(maxlen=TOLD_MAX)
         self._readdressed = 0
 
     def __enter__(self) -> SimNetwork:
@@ -88,6 +91,7 @@ class SimNetwork:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
+            self._note_story(error)
             error.add_note(f"To repeat this run:\n\n{self.scenario}")
 
     # --- runs ---------------------------------------------------------------------------
@@ -128,9 +132,28 @@ class SimNetwork:
         began = self.clock.now
         while not condition():
             if self.clock.now - began >= within:
-                raise Timeout(f"not within {within} virtual seconds (seed {self.seed})")
+                raise self._timed_out(condition, within)
             self.run(_POLL)
         return self.clock.now - began
+
+    def story(self, last: int = 40, nodes: Sequence[Which] | None = None) -> str:
+        """What happened, for people: the last lines of what was done and of what these
+        (all) nodes told, in virtual time, and who sees whom now.  At most 1,000 events
+        are kept, and in networks of more than 200 nodes none of single members."""
+        read("last", last)
+        return told_by(self, self.nodes if nodes is None else self._nodes(nodes), last)
+
+    def _timed_out(self, condition: Callable[[], bool], within: float) -> Timeout:
+        what = f"not within {within} virtual seconds (seed {self.seed}): {awaited(condition)}"
+        error = Timeout(what)
+        self._note_story(error)
+        return error
+
+    def _note_story(self, error: BaseException) -> None:
+        """Once: no time passes between a Timeout and the end of its ``with``."""
+        story = self.story()
+        if story not in getattr(error, "__notes__", ()):
+            error.add_note(story)
 
     def trace_hash(self) -> str:
         """Equal for two runs in which the same bytes arrived at the same times."""
@@ -396,6 +419,10 @@ class SimNetwork:
         return min(these, key=seniority)
 
     # --- what nodes tell --------------------------------------------------------------------------
+
+    def happened(self, node: SimNode, event: Event) -> None:
+        """A node keeps an event."""
+        self.told.append(Told(self.clock.now, node, event))
 
     def trace(self, node: int, link: int, data: bytes) -> None:
         """A node takes bytes."""

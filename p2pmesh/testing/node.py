@@ -380,6 +380,7 @@ class SimNode:
             told = msgspec.structs.replace(event, t=self._clock.now)
             if is_kept:
                 self.events.append(told)
+                self.network.happened(self, event)
             for observer in self.network.observers:
                 observer(self, told)
         if isinstance(event, Joined) and self.settings.get("persistent"):
