@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.lab import stage as lab
 from tests.scenarios import simulated
 from tests.scenarios.catalogue import CATALOGUE
 from tests.scenarios.steps import Scenario
 
-PAGE = (Path(__file__).parents[1] / "docs" / "scenarios.md").read_text()
+HERE = Path(__file__).parents[1]
+PAGE = (HERE / "docs" / "scenarios.md").read_text()
 LISTED = [line for line in PAGE.splitlines() if re.match(r"\| `[^`]*` \| (yes|no) \|", line)]
 
 
@@ -49,3 +54,25 @@ def test_how_many_there_are_is_true() -> None:
         f"{each_time} of them each time"
     )
     assert counted in PAGE.replace("\n", " ")
+
+
+RUN_ONE = dict(re.findall(r'^tox -e (\w+) -- "([^"]*)"$', PAGE, re.MULTILINE))
+#: What their environments of tox set.
+SETS = {"tests": {}, "lab": {}, "scenarios": {"LAB_SCENARIOS": "all"}}
+
+
+def test_one_scenario_can_be_run_in_each_place() -> None:
+    assert set(RUN_ONE) == set(SETS)
+
+
+@pytest.mark.parametrize("place", SETS)
+def test_the_command_for_one_scenario_finds_its_test(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SETS[place].items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", RUN_ONE[place]]
+    done = subprocess.run(
+        command, cwd=HERE, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.splitlines()[0] == RUN_ONE[place], done.stdout + done.stderr
