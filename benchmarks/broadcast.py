@@ -21,17 +21,19 @@ Prints one JSON line a row, then a table.  ``--quick`` takes a hundred nodes.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import random
 import sys
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any, Final, TypeAlias
 
-from plumtree import Overlay, PlumtreeNode
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.command import Command, count
+from benchmarks.plumtree import Overlay, PlumtreeNode
 from p2pmesh.protocol import wire
 from p2pmesh.protocol.types import Envelope, Instant, NodeId
 from p2pmesh.testing import SimNetwork, SimNode
@@ -211,23 +213,23 @@ ROWS: Final[dict[str, tuple[type[World], bool]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--nodes", type=int, default=1000)
-    parser.add_argument("--casts", type=int, default=40)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    count, casts = (100, 10) if options.quick else (options.nodes, options.casts)
+    command = Command("broadcast", __doc__)
+    command.add_rows()
+    command.add_argument("--nodes", type=count, default=1000, help="default: 1000")
+    command.add_argument("--casts", type=count, default=40, help="broadcasts; default: 40")
+    command.add_quick()
+    options = command.parse_args()
+    nodes, casts = (100, 10) if options.quick else (options.nodes, options.casts)
     gc.disable()  # a large mesh has no garbage worth looking for
     table = []
-    for row in options.rows.split(","):
+    for row in command.rows(options.rows):
         kind, one_sender = ROWS[row]
         began = time.process_time()
-        done, living = measure(kind(count), casts, one_sender=one_sender)
+        done, living = measure(kind(nodes), casts, one_sender=one_sender)
         print(f"{row}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
         for phase in PHASES:
             figures = summary([cast for cast in done if cast.phase == phase], living)
-            line = {"row": f"{row} {phase}", "nodes": count, **figures}
+            line = {"row": f"{row} {phase}", "nodes": nodes, **figures}
             if not options.quick:
                 line["holds"] = all(figures[name] <= most for name, most in TARGETS.items())
             print(json.dumps(line), flush=True)

@@ -20,7 +20,6 @@ Phases with and without the transfer take turns.  All processes run the same eve
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -28,11 +27,15 @@ import secrets
 import subprocess
 import sys
 import time
+from argparse import SUPPRESS
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.command import Command, count, seconds
 from p2pmesh import Node, QueueFull
 
 MIB = 1024 * 1024
@@ -283,25 +286,24 @@ async def slow(seconds: float, turns: int, settle: float) -> list[dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="beside,slow")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--mesh", help=argparse.SUPPRESS)
-    parser.add_argument("--pause", type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command = Command("bulk", __doc__)
+    command.add_rows()
+    command.add_argument("--rounds", type=count, default=5, help="of beside; default: 5")
+    command.add_argument("--seconds", type=seconds, default=120.0, help="of slow; default: 120")
+    command.add_quick()
+    command.add_argument("--serve", help=SUPPRESS)
+    command.add_argument("--mesh", help=SUPPRESS)
+    command.add_argument("--pause", type=float, help=SUPPRESS)
+    options = command.parse_args()
     if options.serve:
         run(serve(options.serve, options.mesh, options.pause))
         return
+    rows = command.rows(options.rows)
     results = []
-    if "beside" in options.rows.split(","):
-        rounds, seconds = (1, 2.0) if options.quick else (options.rounds, 5.0)
-        results += run(beside(rounds, seconds))
-    if "slow" in options.rows.split(","):
-        seconds, turns, settle = (2.0, 1, 1.0) if options.quick else (options.seconds, 8, 5.0)
-        results += run(slow(seconds, turns, settle))
+    if "beside" in rows:
+        results += run(beside(1, 2.0) if options.quick else beside(options.rounds, 5.0))
+    if "slow" in rows:
+        results += run(slow(2.0, 1, 1.0) if options.quick else slow(options.seconds, 8, 5.0))
     columns = ("normal_p50_ms", "normal_p99_ms", "p50_ms", "p99_ms", "worst_ms", "target_ms")
     table = ["".join([f"{'row':18}", *(f"{name:>15}" for name in columns)])]
     for result in results:

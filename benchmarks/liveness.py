@@ -33,7 +33,6 @@ samples of each row with five processes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -42,6 +41,7 @@ import statistics
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -50,7 +50,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import peers
+from benchmarks.command import Command, count, counts, out_file
 from benchmarks.fleet import Fleet, Member, quantile
+from tests.lab.namespaces import missing
 from tests.lab.network import Host, Lab
 
 Result = dict[str, Any]
@@ -411,6 +413,8 @@ ROWS: dict[str, tuple[Callable[..., Result], tuple[int, ...]]] = {
 QUICK = {"L1": 5, "L5": 5, "L5t": 5, "L5g": 5, "L8": 5, "L8s": 5, "L10": 5}
 #: What other systems have too: they know neither leaders nor mDNS.
 SHARED = ("L1", "L5g", "L8", "L9", "L10")
+#: What needs hosts of their own, and so root.
+IN_NAMESPACES = frozenset({"L2", "L6", "L7", "L9"})
 #: What is looked at for a while instead of so many times.
 IDLING = ("L9", "L10")
 
@@ -448,7 +452,21 @@ def merged(parts: list[Result]) -> Result:
     return {key: round(statistics.median(part[key] for part in parts), 3) for key in parts[0]}
 
 
-def available(systems: list[str]) -> list[str]:
+def chosen_rows(command: Command, options: Namespace) -> tuple[str, ...]:
+    """Those that were named; else those of a quick run, or all that can be had here."""
+    lack = missing()
+    if options.rows is None and (options.quick or not lack):
+        return command.rows(None, QUICK if options.quick else None)
+    if options.rows is None:
+        print(f"without network namespaces: {lack}", file=sys.stderr)
+        return command.rows(None, set(ROWS) - IN_NAMESPACES)
+    rows = command.rows(options.rows)
+    if lack and (wanting := IN_NAMESPACES.intersection(rows)):
+        command.error(f"{', '.join(sorted(wanting))} cannot be measured here: {lack}")
+    return rows
+
+
+def available(systems: tuple[str, ...]) -> list[str]:
     """Those of the systems that can be had."""
     had = []
     for system in systems:
@@ -501,21 +519,23 @@ def known(out: Path | None) -> list[Result]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", help="default: all")
-    parser.add_argument("--sizes", help="of L1, L5, L8 …; default: as the targets say")
-    parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--systems", default="p2pmesh", help=f"of {', '.join(peers.SYSTEMS)}")
-    parser.add_argument("--turns", type=int, default=5, help="of each system, if there are many")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    command = Command("liveness", __doc__)
+    command.add_rows(f"all, with --quick {','.join(QUICK)}")
+    command.add_argument(
+        "--sizes", type=counts, help="numbers of processes; default: as the targets say"
+    )
+    command.add_argument("--samples", type=count, default=20, help="of each row; default: 20")
+    command.add_systems(peers.SYSTEMS, ("p2pmesh",))
+    command.add_argument(
+        "--turns", type=count, default=5, help="of each system, if many; default: 5"
+    )
+    command.add_argument("--out", type=out_file, help="a file that keeps the results")
+    command.add_quick()
+    options = command.parse_args()
     global QUIET
     QUIET = 0.3 if options.quick else QUIET
-    rows = options.rows.split(",") if options.rows else list(QUICK if options.quick else ROWS)
-    if not set(systems := options.systems.split(",")) <= set(peers.SYSTEMS):
-        parser.error(f"systems are {', '.join(peers.SYSTEMS)}")
-    systems = available(systems)
+    rows = chosen_rows(command, options)
+    systems = available(command.systems(options.systems, peers.SYSTEMS))
     results = known(options.out)
     done = {(result["row"], result["size"], result.get("system", "p2pmesh")) for result in results}
     for row in rows:
@@ -523,7 +543,7 @@ def main() -> None:
         if options.quick:
             sizes = (QUICK.get(row, sizes[0]),)
         elif options.sizes:
-            sizes = tuple(map(int, options.sizes.split(",")))
+            sizes = options.sizes
         for size in sizes:
             todo = [
                 system

@@ -36,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import debian
+from benchmarks.command import Command, count
 from benchmarks.debian import CACHE
 
 SYSTEMS = ("p2pmesh", "tcp", "zmq", "zmq-curve", "zenoh", "nats")
@@ -454,11 +455,11 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
+    parser = Command("messages", __doc__)
+    parser.add_rows()
+    parser.add_systems(SYSTEMS, SYSTEMS)
+    parser.add_argument("--samples", type=count, default=5, help="of each system; default: 5")
+    parser.add_quick()
     for hidden in ("system", "row", "mesh", "data", "address"):
         parser.add_argument(f"--{hidden}", help=argparse.SUPPRESS)
     parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
@@ -477,14 +478,17 @@ def main() -> None:
             )  # fmt: skip
             print(json.dumps(found), flush=True)
         return
-    compare(options)
+    systems = set(parser.systems(options.systems, SYSTEMS))
+    if options.quick:
+        parser.tell_left_out("systems", systems - {"p2pmesh", "tcp"})
+        systems = {"p2pmesh", "tcp"}
+    compare(parser.rows(options.rows), systems, options)
 
 
-def compare(options: argparse.Namespace) -> None:
-    systems = {"p2pmesh", "tcp"} if options.quick else set(options.systems.split(","))
+def compare(rows: Sequence[str], systems: set[str], options: argparse.Namespace) -> None:
     python, had = prepare(systems)
     table = []
-    for row in options.rows.split(","):
+    for row in rows:
         count = {"request": 1000, "bandwidth": 2000, "durable": 3000}.get(row, 20_000)
         samples = 1 if options.quick else options.samples
         results: dict[str, list[dict[str, float]]] = {}

@@ -11,11 +11,15 @@ it needs.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.command import Command, in_file
 
 Result = dict[str, Any]
 TIMES = {
@@ -124,10 +128,12 @@ def _save(figure: Any, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--to", type=Path, default=Path("docs/img"))
-    options = parser.parse_args()
+    command = Command("plots", __doc__)
+    command.add_argument("results", type=in_file, help="what --out of liveness.py has kept")
+    command.add_argument(
+        "--to", type=Path, default=Path("docs/img"), help="a directory; default: docs/img"
+    )
+    options = command.parse_args()
     results = [json.loads(line) for line in options.results.read_text().splitlines()]
     for file in draw(results, options.to):
         print(file)

@@ -17,7 +17,6 @@ table.  ``--quick`` takes two samples of a fifth of a second.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import secrets
@@ -31,6 +30,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.command import Command, count
 
 CONNECTIONS = 8
 #: What the ratio has to be.
@@ -220,17 +223,18 @@ def measure_told(samples: int, home: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="agents,told")
-    parser.add_argument("--instances", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    command = Command("registry", __doc__)
+    command.add_rows()
+    command.add_argument("--instances", type=count, default=50, help="of agents; default: 50")
+    command.add_argument("--samples", type=count, default=5, help="of each row; default: 5")
+    command.add_quick()
+    options = command.parse_args()
+    rows = command.rows(options.rows)
     samples = 2 if options.quick else options.samples
     table = []
     with tempfile.TemporaryDirectory(prefix="p2pmesh-bench-") as directory:
         home = Path(directory)
-        for row in options.rows.split(","):
+        for row in rows:
             if row == "agents":
                 seconds = 0.2 if options.quick else 1.0
                 line = measure_agents(options.instances, samples, seconds, home)

@@ -51,8 +51,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from swim import Swim
-
+from benchmarks.command import Command, count, counts, out_file
+from benchmarks.swim import Swim
 from p2pmesh.protocol.types import Event, MemberFailed
 from p2pmesh.testing import SimNetwork, SimNode
 
@@ -186,7 +186,7 @@ def grid(arm: Arm, cells: list[Cell], out: Path | None, processes: int) -> Itera
 
 
 def starvation(row: str, options: argparse.Namespace) -> list[Result]:
-    sizes = (5,) if options.quick else tuple(map(int, options.sizes.split(",")))
+    sizes = (5,) if options.quick else options.sizes
     seeds = range(1 if options.quick else options.seeds)
     shapes = itertools.product(STARVED, STOPS, LOSSES)
     if options.quick:
@@ -295,6 +295,15 @@ def halves(options: argparse.Namespace) -> list[Result]:
     return [{"row": "S2s", "size": size, **figures}]
 
 
+ROWS: dict[str, Callable[[argparse.Namespace], list[Result]]] = {
+    **{row: partial(starvation, row) for row in ARMS},
+    "L6h": long_split,
+    "S1": partial(without_collector, thousand),
+    "S2": partial(without_collector, deaths),
+    "S2s": partial(without_collector, halves),
+}
+
+
 def verdict(result: Result) -> bool | None:
     match result:
         case {"row": "L3", "false_deaths": deaths}:
@@ -311,28 +320,25 @@ def verdict(result: Result) -> bool | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", default="L3,L3c,L3s,L6h,S1,S2")
-    parser.add_argument("--sizes", default="50,200", help="of L3, L3c and L3s")
-    parser.add_argument("--seeds", type=int, default=40)
-    parser.add_argument("--nodes", type=int, default=4000, help="of S2 and S2s")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, help="cells of the grid, kept; one row at a time")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    command = Command("scale", __doc__)
+    command.add_rows("all but S2s")
+    command.add_argument(
+        "--sizes", type=counts, default=(50, 200), help="of L3, L3c, L3s; default: 50,200"
+    )
+    command.add_argument("--seeds", type=count, default=40, help="of L3, L3c, L3s; default: 40")
+    command.add_argument("--nodes", type=count, default=4000, help="of S2, S2s; default: 4000")
+    command.add_argument(
+        "--processes", type=count, default=os.cpu_count() or 1, help="at once; default: one a core"
+    )
+    command.add_argument("--out", type=out_file, help="a file that keeps the cells of one grid")
+    command.add_quick()
+    options = command.parse_args()
+    rows = command.rows(options.rows, set(ROWS) - {"S2s"})
+    if options.out is not None and len(ARMS.keys() & set(rows)) != 1:
+        command.error(f"--out keeps the cells of one grid: give one of {', '.join(ARMS)} as --rows")
     results = []
-    for row in options.rows.split(","):
-        match row:
-            case "L6h":
-                results += long_split(options)
-            case "S1":
-                results += without_collector(thousand, options)
-            case "S2":
-                results += without_collector(deaths, options)
-            case "S2s":
-                results += without_collector(halves, options)
-            case "L3" | "L3c" | "L3s":
-                results += starvation(row, options)
+    for row in rows:
+        results += ROWS[row](options)
     for result in results:
         if not options.quick:
             result["holds"] = verdict(result)

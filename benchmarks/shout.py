@@ -34,8 +34,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.command import Command, count
 from benchmarks.fleet import quantile
 from benchmarks.messages import end, nats_server, prepare, run, secret
+from tests.lab.namespaces import missing
 from tests.lab.network import Lab
 
 SYSTEMS = ("p2pmesh", "nats", "zyre")
@@ -219,7 +221,7 @@ def sample(
             seeds = ["--address", stack.enter_context(nats(prefix, address))]
         all_receivers = []
         for number in range(receivers):
-            each = start(f"r{number}", "--casts", "0", *seeds)
+            each = start(f"r{number}", "--listen", *seeds)
             all_receivers.append(each)
             if system == "p2pmesh" and not number:
                 seeds = ["--address", each.line()["address"]]
@@ -269,9 +271,8 @@ def live(options: argparse.Namespace) -> None:
     say(times=times)
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(wanted: set[str], options: argparse.Namespace) -> None:
     receivers, casts = (10, 10) if options.quick else (options.receivers, options.casts)
-    wanted = {"p2pmesh"} if options.quick else set(options.systems.split(","))
     python, had = prepare(wanted)
     taken: dict[str, list[list[float]]] = {}
     with ExitStack() as stack:
@@ -304,20 +305,31 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
-    parser.add_argument("--receivers", type=int, default=50)
-    parser.add_argument("--casts", type=int, default=100)
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
+    parser = Command("shout", __doc__)
+    parser.add_systems(SYSTEMS, SYSTEMS)
+    parser.add_argument("--receivers", type=count, default=50, help="default: 50")
+    parser.add_argument(
+        "--casts", type=count, default=100, help="messages of a sample; default: 100"
+    )
+    parser.add_argument("--samples", type=count, default=5, help="of each system; default: 5")
+    parser.add_quick()
     for hidden in ("system", "mesh", "name", "bind"):
         parser.add_argument(f"--{hidden}", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--listen", dest="casts", action="store_const", const=0, help=argparse.SUPPRESS
+    )
     parser.add_argument("--address", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.system:
         live(options)
-    else:
-        compare(options)
+        return
+    systems = set(parser.systems(options.systems, SYSTEMS))
+    if options.quick:
+        parser.tell_left_out("systems", systems - {"p2pmesh"})
+        systems = {"p2pmesh"}
+    elif lack := missing():
+        parser.error(f"this cannot be measured here but with --quick: {lack}")
+    compare(systems, options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Prints one JSON line a result, then a table.  ``--quick`` takes two short sample
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -22,9 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import SUPPRESS
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.command import Command, count
 from p2pmesh import Node
 
 TOKEN = "a token "
@@ -87,12 +91,12 @@ def run(samples: int, parts: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--parts", type=int, default=20_000)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--work", metavar="MESH", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command = Command("streaming", __doc__)
+    command.add_argument("--samples", type=count, default=5, help="of each row; default: 5")
+    command.add_argument("--parts", type=count, default=20_000, help="of a sample; default: 20000")
+    command.add_quick()
+    command.add_argument("--work", metavar="MESH", help=SUPPRESS)
+    options = command.parse_args()
     if options.work:
         asyncio.run(work(options.work))
         return
