@@ -9,6 +9,7 @@ Does not: know nodes (``steps`` finds those).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, NoReturn, get_args, get_type_hints
@@ -16,6 +17,7 @@ from typing import Any, Final, NoReturn, get_args, get_type_hints
 import msgspec
 
 from p2pmesh.protocol import types
+from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.types import Candidate, Event, Member, MeshConfig
 from p2pmesh.values import read_name, read_peer
 
@@ -155,11 +157,45 @@ def _config(argument: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fields of MeshConfig, each of its type."""
     for name, setting in value.items():
         one_of("setting", name, _SETTINGS)
-        try:
-            msgspec.convert(setting, _SETTINGS[name], from_attributes=False)
-        except msgspec.ValidationError as error:
-            refuse(name, setting, str(error))
+        _refuse_unless(name, setting, _SETTINGS[name])
     return value
+
+
+def _refuse_unless(argument: str, value: Any, kind: Any) -> None:
+    """Not of this type; text is no bytes."""
+    try:
+        msgspec.convert(value, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        refuse(argument, value, str(error))
+
+
+#: What can be asked of the core's commands: those that take the time.
+COMMANDS: Final[Mapping[str, inspect.Signature]] = {
+    name: inspect.signature(command, eval_str=True)
+    for name, command in vars(get_type_hints(vars(Mesh)["commands"].fget)["return"]).items()
+    if not name.startswith("_") and "at" in inspect.signature(command).parameters
+}
+
+
+def read_command(method: Any, arguments: Mapping[str, Any]) -> None:
+    """A command of the core, whose arguments have names and types of its own."""
+    one_of("command", method, COMMANDS)
+    signature = COMMANDS[method]
+    try:
+        signature.bind(None, None, **arguments)
+    except TypeError as error:
+        takes = takes_of(signature, beyond=2)
+        raise TypeError(f"command {method!r}: {error}; it takes {takes}") from None
+    for name, value in arguments.items():
+        _refuse_unless(name, value, signature.parameters[name].annotation)
+        read(name, value)
+
+
+def takes_of(signature: inspect.Signature, *, beyond: int) -> str:
+    """The names of its arguments beyond the first ones, which are not the caller's."""
+    shown = list(signature.parameters.values())[beyond:]
+    bare = [each.replace(annotation=inspect.Parameter.empty) for each in shown]
+    return str(inspect.Signature(bare))
 
 
 # --- what nodes tell ------------------------------------------------------------------
@@ -207,6 +243,10 @@ READERS: Final[Mapping[str, Reader]] = {
     "within": _wait("virtual seconds"),
     "runs": _wait("seconds of running between two stops"),
     "stops": partial(_number, least=STOPS_MIN, most=SECONDS_MAX, unit="seconds of each stop"),
+    "ttl": _wait("seconds"),
+    "timeout": _wait("seconds"),
+    "wait": _wait("seconds"),
+    "port": partial(_whole, least=0, most=65_535, unit="a port"),
     "offset": _WALL,
     "wall_offset": _WALL,
     **dict.fromkeys(("multicast", "start", "both", "works", "work", "has"), _flag),

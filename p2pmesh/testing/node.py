@@ -7,13 +7,12 @@ that was stopped takes what waits in its sockets before its timer.
 
 from __future__ import annotations
 
-import inspect
 import math
 import random
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -41,7 +40,7 @@ from p2pmesh.protocol.types import (
     Token,
     Write,
 )
-from p2pmesh.testing.arguments import STATES, one_of, read_kind, refuse, refuse_kind
+from p2pmesh.testing.arguments import STATES, one_of, read_kind, refuse_kind
 from p2pmesh.testing.kernel import Host, Kernel, Socket
 
 if TYPE_CHECKING:
@@ -57,14 +56,6 @@ _REARM_GAIN: Final = 0.0005
 def address(number: int) -> str:
     """Where the host of this number listens."""
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8078"
-
-
-#: What can be asked of the core's commands: those that take the time.
-COMMANDS: Final = frozenset(
-    name
-    for name, command in vars(get_type_hints(vars(Mesh)["commands"].fget)["return"]).items()
-    if not name.startswith("_") and "at" in inspect.signature(command).parameters
-)
 
 
 class State(Enum):
@@ -99,7 +90,7 @@ class SimNode:
         self.counts: Counter[str] = Counter()  # events of this run, by kind
         self.outcomes: list[Action] = []  # of this run: what became of messages and calls
         self.stopped_because: str | None = None
-        self.mesh: Mesh
+        self._mesh: Mesh | None = None  # from its first start on
         self._kernel = kernel
         self._clock = network.clock
         self._unsaved: list[Save] = []
@@ -111,6 +102,13 @@ class SimNode:
         return f"<SimNode {self.number}, {self.instance_id}>"
 
     # --- what tests ask ---------------------------------------------------------------
+
+    @property
+    def mesh(self) -> Mesh:
+        """Its core: the last one that ran."""
+        if self._mesh is None:
+            raise ValueError(f"{self.instance_id} was never started: net.start(node)")
+        return self._mesh
 
     @property
     def is_running(self) -> bool:
@@ -198,7 +196,7 @@ class SimNode:
             "process": rng.randbytes(8),
             **self.settings,
         }
-        self.mesh = Mesh(
+        self._mesh = Mesh(
             MeshConfig(**settings),
             seed=self.seed,
             at=self.now(),
@@ -243,8 +241,6 @@ class SimNode:
 
     def command(self, method: str, *arguments: Any, **options: Any) -> Any:
         """As ``input``, of the core's ``commands``."""
-        if not self.is_running:
-            refuse("command", method, f"{self.instance_id} does not run")
         return self._call(self.mesh.commands, method, *arguments, **options)
 
     def _call(self, of: object, method: str, *arguments: Any, **options: Any) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
-from p2pmesh.testing.arguments import meant, one_of, read, refuse, refuse_kind
-from p2pmesh.testing.node import COMMANDS, SimNode
+from p2pmesh.testing.arguments import meant, read, read_command, refuse, refuse_kind, takes_of
+from p2pmesh.testing.node import SimNode
 from p2pmesh.testing.scenario import Step
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def step(method: M) -> M:
         try:
             given = signature.bind(self, *arguments, **options)
         except TypeError as error:
-            raise TypeError(
-                f"net.{method.__name__}: {error}; it takes {_call(signature)}"
-            ) from None
+            takes = takes_of(signature, beyond=1)
+            raise TypeError(f"net.{method.__name__}: {error}; it takes {takes}") from None
         for name, value in given.arguments.items():
             given.arguments[name] = _read(self, name, value)
+        if "method" in given.arguments:
+            node, command = given.arguments["node"], given.arguments["method"]
+            _refuse_unless_asked(node, command, given.arguments.get("arguments", {}))
         self.steps.append(
             Step(
                 self.clock.now,
@@ -53,12 +55,6 @@ def step(method: M) -> M:
     return cast(M, noted)
 
 
-def _call(signature: inspect.Signature) -> str:
-    _, *shown = signature.parameters.values()
-    bare = [each.replace(annotation=inspect.Parameter.empty) for each in shown]
-    return str(inspect.Signature(bare))
-
-
 def _read(net: SimNetwork, name: str, value: Any) -> Any:
     match name:
         case "node" | "source" | "target" | "one" | "other":
@@ -69,10 +65,6 @@ def _read(net: SimNetwork, name: str, value: Any) -> Any:
             return read_nodes(net, name, value)
         case "sides":
             return _read_sides(net, value)
-        case "method":
-            one_of("command", value, COMMANDS)
-        case "arguments":
-            return _read_arguments(value)
     return read(name, value)
 
 
@@ -128,12 +120,14 @@ def _read_sides(net: SimNetwork, sides: Sequence[Any]) -> tuple[list[SimNode], .
     return read
 
 
-def _read_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a command of the core, which knows instance ids and no simulated nodes."""
+def _refuse_unless_asked(node: SimNode, method: Any, arguments: Mapping[str, Any]) -> None:
+    """The core knows instance ids and no simulated nodes."""
     for name, value in arguments.items():
         if isinstance(value, SimNode):
             refuse_kind(name, value, "an instance id (node.instance_id)")
-    return arguments
+    read_command(method, arguments)
+    if not node.is_running:
+        refuse("command", method, f"{node.instance_id} does not run")
 
 
 def _as_data(value: Any) -> Any:

@@ -24,6 +24,10 @@ OF_NODES = {
     "sides",
 }
 OF_COMMANDS = {"method", "arguments"}
+SEND: dict[str, Any] = {
+    "source": "agent-0", "target": "agent-1", "named": False, "type": "Notification",
+    "payload": b"\x01", "ttl": 60.0, "correlation_id": None,
+}  # fmt: skip
 
 Do = Callable[[SimNetwork, SimNode], Any]
 
@@ -56,6 +60,19 @@ NUMBERS: dict[str, tuple[Do, str]] = {
         lambda net, node: net.starve(node, runs=0.0, stops=0.0, seconds=1.0), "stops 0.0: ",
     ),
     "a jump back": (lambda net, node: net.jump(node, -1.0), "seconds -1.0: .*seconds"),
+    "a message that lives no time": (
+        lambda net, node: net.command(node, "send", **{**SEND, "ttl": -1.0}), "ttl -1.0: .*seconds",
+    ),
+    "text for the bytes of a message": (
+        lambda net, node: net.command(node, "send", **{**SEND, "payload": "hello"}),
+        "payload 'hello': Expected `bytes`",
+    ),
+    "a port of no guest": (
+        lambda net, node: net.command(
+            node, "register", instance_id="g", hostname="", port=80780, capabilities=(), profiles=()
+        ),
+        "port 80780: give a port, from 0 to 65,535",
+    ),
     "a wall clock of another age": (
         lambda net, node: net.set_wall(node, 10**16), "offset 10000000000000000: .*milliseconds",
     ),
@@ -165,6 +182,10 @@ NAMES: dict[str, tuple[Do, type[Exception], str]] = {
     "a command that is none": (
         lambda net, node: net.command(node, "sendd"), ValueError, "'sendd': .*did you mean 'send'",
     ),
+    "a command that lacks something": (
+        lambda net, node: net.command(node, "send", target="agent-1"), TypeError,
+        r"command 'send': missing .*; it takes \(\*, source, target, named, ",
+    ),
     "a command of one who is gone": (
         lambda net, node: (net.kill(node), net.command(node, "deregister", instance_id="g")),
         ValueError, "command .deregister.: agent-0 does not run",
@@ -188,6 +209,10 @@ NAMES: dict[str, tuple[Do, type[Exception], str]] = {
     "an argument that is none": (
         lambda net, node: net.starve(node, run=1.0), TypeError,
         r"net\.starve: .*; it takes \(node, \*, runs, stops, seconds\)",
+    ),
+    "a question to one who never ran": (
+        lambda net, _: net.add("host", start=False).leader(), ValueError,
+        "host-3 was never started",
     ),
     "a start of one who runs": (
         lambda net, node: net.start(node), ValueError, "agent-0>: runs already",
