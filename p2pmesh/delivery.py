@@ -321,8 +321,9 @@ class Deliveries:
 
     def membership_changed(self) -> None:
         """Somebody may be away now: whoever waits looks again."""
-        for handle in self._all():
-            handle.changed()
+        if self._handles or self._copies:  # nearly never while a thousand join
+            for handle in self._all():
+                handle.changed()
 
     def node_ended(self, error: MeshError) -> tuple[Delivery, ...]:
         """The node is gone: what is not over here is nobody's to follow any more.

@@ -32,7 +32,17 @@ PROTOCOL: Final = {
         {"session", "transfers"},
     ),
     "membership": (
-        {"candidates", "detector", "dials", "leader", "members", "news", "rings", "suspicion"}
+        {
+            "candidates",
+            "detector",
+            "dials",
+            "lateness",
+            "leader",
+            "members",
+            "news",
+            "rings",
+            "suspicion",
+        }
         | {"timers"},
         {"gossip"},
         {"links"},

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.connections import Connections
 from p2pmesh.protocol.keys import KeyRing
+from p2pmesh.protocol.lateness import Lateness
 from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Change, Claim, View
 from p2pmesh.protocol.news import Piece, Round, Urgency, pack
@@ -103,6 +104,8 @@ class Core:
         self.overfull: list[Link] = []
         #: What I have learnt and not passed on yet.
         self.news = Round()
+        #: How late this process runs.
+        self.lateness = Lateness()
         self._dirty: dict[int, Link] = {}
 
     # --- reading --------------------------------------------------------------------
@@ -115,6 +118,11 @@ class Core:
     @property
     def has_left(self) -> bool:
         return self.record.record.state is State.LEFT
+
+    @property
+    def is_late(self) -> bool:
+        """Was this process late a moment ago?  Then what it misses may be its own doing."""
+        return self.lateness.is_late(self.at.now)
 
     def timing_with(self, peer: NodeId) -> Timing:
         """The slower of my preset and the peer's."""

@@ -263,5 +263,10 @@ class Dispatch:
         if found.phase is Phase.RETIRING:
             connections.close(found, "duplicate")
             return
+        core = self._core
+        latest = found.opened_at + timing.HANDSHAKE_LATEST
+        if core.is_late and core.at.now < latest:  # perhaps it is there, and not read yet
+            core.timers.set("handshake", link, min(core.at.now + timing.LAG_MEMORY, latest))
+            return
         for occurrence in connections.broken(found, "handshake timeout", is_said=True):
             self.occurred(occurrence)

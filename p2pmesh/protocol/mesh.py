@@ -262,7 +262,7 @@ class Mesh:
         """The caller's loop ran this much late: silence before now proves nothing."""
         self._core.at = at
         if seconds > timing.LAG_TOLERANCE:
-            self._monitoring.lagged()
+            self._core.lateness.note(at.now, seconds)
 
     def stored(self, at: Instant, action: int, ok: bool) -> None:
         """The outcome of a ``Persist``."""
@@ -441,7 +441,7 @@ class Mesh:
             case "rings", _:
                 neighbours.follow_rings(questions.suspicions.open)
             case "connect", bytes(peer):
-                neighbours.connect(peer, at_once=True)
+                neighbours.connect_in_turn(peer)
             case "check", bytes(peer):
                 neighbours.check(peer)
             case "case", bytes(peer):

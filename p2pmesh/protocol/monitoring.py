@@ -42,7 +42,6 @@ class Monitoring:
         self._questions = questions
         self.detector = Detector()
         self._pending: dict[NodeId, Accuse] = {}
-        self._lagged_at = -timing.LAG_MEMORY
         self._swept_at = -timing.DIAL_TIMEOUT
         self._sweep_size = _SWEEP_MIN
 
@@ -64,9 +63,13 @@ class Monitoring:
         self._neighbours.link_ended(peer)
 
     def connect_failed(self, peer: NodeId, outcome: DialOutcome) -> None:
-        """No address of a wanted member brought a link."""
+        """No address of a wanted member brought a link.  Unless it was refused that may be
+        this process's own lateness."""
         is_wanted = self._neighbours.connect_failed(peer)
-        if is_wanted and outcome is not DialOutcome.LOCAL_ERROR:
+        is_own = outcome is DialOutcome.LOCAL_ERROR or (
+            outcome is not DialOutcome.REFUSED and self._core.is_late
+        )
+        if is_wanted and not is_own:
             self._investigate(peer, heard_at=self._core.at.now)
 
     # --- silence ----------------------------------------------------------------------
@@ -75,12 +78,11 @@ class Monitoring:
         """Some ring link's silence limit may be reached; look at them all."""
         core = self._core
         now = core.at.now
-        has_lagged = self._has_lagged()
         earliest = inf
         for peer, link in tuple(core.links_up.items()):
             if not link.is_ring:
                 continue
-            if has_lagged:
+            if core.is_late:
                 link.heard_at = now
             due = link.heard_at + link.silence_after
             if now >= due - 0.001:
@@ -91,15 +93,11 @@ class Monitoring:
         if earliest != inf:
             core.timers.set("silence", None, earliest)
 
-    def lagged(self) -> None:
-        """This process was late: its own silence says nothing about others."""
-        self._lagged_at = self._core.at.now
-
     def slept(self) -> None:
         """This process did not run for so long that others may have buried it: what
         I investigated is void, and every peer has to speak, or be dialled, anew."""
         core = self._core
-        self.lagged()
+        core.lateness.note(core.at.now)
         for peer in tuple(self.detector.cases):
             self._close(peer)
         for link in core.links_up.values():
@@ -173,6 +171,9 @@ class Monitoring:
         core = self._core
         attempt = core.connections.attempts.get((Purpose.PROBE, peer))
         if attempt is None or not attempt.accepted:
+            return
+        if core.is_late:  # perhaps it followed, and is not read yet
+            core.timers.set("probe", peer, core.at.now + timing.DIAL_TIMEOUT)
             return
         core.connections.finish(attempt)
         for number in tuple(attempt.links):
@@ -276,11 +277,11 @@ class Monitoring:
         if held is None or case is None or case.life != held.version.life:
             self._close(peer)
             return
-        if self._has_lagged() and accuse.evidence is not Evidence.REFUSED:
+        if core.is_late and accuse.evidence is not Evidence.REFUSED:
             self._close(peer)
             link = core.links_up.get(peer)
             if link is None:
-                self._neighbours.connect(peer, at_once=True)
+                self._neighbours.connect(peer)
             else:
                 link.heard_at = core.at.now
             return
@@ -381,8 +382,3 @@ class Monitoring:
         if link is not None and change is Change.FAILED and not core.hears(node):
             core.connections.close(link, "failed")
             core.links_up.pop(node, None)
-
-    # --- private -------------------------------------------------------------------------
-
-    def _has_lagged(self) -> bool:
-        return self._core.at.now - self._lagged_at < timing.LAG_MEMORY

@@ -23,6 +23,7 @@ from p2pmesh.protocol.types import FoundBy, Life, NodeId
 
 #: The higher id of two ring neighbours waits this long for the other's dial.
 _YIELD: Final = 0.3
+_YIELD_LATE: Final = 1.5  # where this process is late, and the other may be
 _UNLINKABLE_FOR: Final = 30.0
 _OTHERS_TOLD: Final = 3
 
@@ -80,8 +81,7 @@ class Neighbours:
             if link.peer is not None and link.ring_mine != (link.peer in targets):
                 self.claim_link(link)
         for node in sorted(targets):
-            if node not in core.links_up:
-                self.connect(node)
+            self._want(node)
 
     def claim_link(self, link: Link) -> None:
         """Say whether my rings want this link, and watch it if either end's do."""
@@ -112,23 +112,47 @@ class Neighbours:
             link.claim(theirs=theirs)
             self._watch(link)
 
-    def connect(self, peer: NodeId, *, at_once: bool = False) -> None:
-        """Have a link to this member.  Of two ring neighbours the lower id dials
-        first, so that they do not dial each other."""
+    def connect(self, peer: NodeId) -> None:
+        """Have a link to this member now: somebody waits for it."""
         core = self._core
-        held = core.view.alive(peer)
-        if held is None or peer in core.links_up or peer == core.me:
-            return
-        if (Purpose.CONNECT, peer) in core.connections.attempts:
-            return
-        if not at_once and core.me > peer:
-            core.timers.set_earlier("connect", peer, core.at.now + _YIELD)
+        if not self._lacks(peer):
             return
         attempt = core.connections.attempt(
             Purpose.CONNECT, peer, self.addresses(peer), FoundBy.GOSSIP
         )
         if attempt is not None and attempt.waiting:
             core.timers.set("stagger", (attempt.purpose, peer), core.at.now + timing.DIAL_STAGGER)
+
+    def connect_in_turn(self, peer: NodeId) -> None:
+        """Have a link to this member, for the rings."""
+        core = self._core
+        if not self._lacks(peer):
+            return
+        turn_at = core.lateness.turn(core.at.now)
+        if turn_at > core.at.now:
+            core.timers.set("connect", peer, turn_at)
+        else:
+            self.connect(peer)
+
+    def _want(self, peer: NodeId) -> None:
+        """Of two ring neighbours the lower id dials first, so that they do not dial each
+        other."""
+        core = self._core
+        if core.me < peer:
+            self.connect_in_turn(peer)
+        elif self._lacks(peer):
+            patience = _YIELD_LATE if core.is_late else _YIELD
+            core.timers.set_earlier("connect", peer, core.at.now + patience)
+
+    def _lacks(self, peer: NodeId) -> bool:
+        """Is it alive, and neither linked nor dialled?"""
+        core = self._core
+        return (
+            peer != core.me
+            and peer not in core.links_up
+            and core.view.alive(peer) is not None
+            and (Purpose.CONNECT, peer) not in core.connections.attempts
+        )
 
     def addresses(self, peer: NodeId) -> tuple[str, ...]:
         """Where to dial a member: where I met this life first, then its own word."""
@@ -163,7 +187,7 @@ class Neighbours:
         core = self._core
         others = [held.id for held in core.view.all_alive() if held.id not in core.links_up]
         for peer in core.rng.sample(others, min(_OTHERS_TOLD, len(others))):
-            self.connect(peer, at_once=True)
+            self.connect(peer)
 
     # --- links come and go ------------------------------------------------------------
 
@@ -184,14 +208,20 @@ class Neighbours:
     def check(self, peer: NodeId) -> None:
         """Dial an inbound ring neighbour once: does its address work for me?"""
         core = self._core
-        if peer in core.links_up and self.met_address(peer) is None:
+        link = core.links_up.get(peer)
+        if link is None or not link.is_ring or self.met_address(peer) is not None:
+            return
+        turn_at = core.lateness.turn(core.at.now)
+        if turn_at > core.at.now:
+            core.timers.set("check", peer, turn_at)
+        else:
             core.connections.attempt(Purpose.CHECK, peer, self.addresses(peer), FoundBy.GOSSIP)
 
     def link_ended(self, peer: NodeId) -> None:
         """The link in use is gone."""
         if peer in self.targets:
             self._wanted_since.setdefault(peer, self._core.at.now)
-            self.connect(peer)
+            self._want(peer)
 
     def slept(self) -> None:
         """This process did not run for long: whom it could not link it may link now."""

@@ -135,7 +135,7 @@ class MessagePlane:
                         core.tell(link, message)
                         self._side.used(link)
                 case NeedLink(peer):
-                    self._neighbours.connect(peer, at_once=True)
+                    self._neighbours.connect(peer)
                 case Announce(entry):
                     self._membership.announce(entry)
                 case _:

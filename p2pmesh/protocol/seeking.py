@@ -36,7 +36,7 @@ class Seeking:
         self._core = core
         self.candidates = Candidates()
         self._failed_addresses: dict[NodeId, tuple[str, ...]] = {}
-        self._rests_until = 0.0
+        self._looks_at = 0.0  # no earlier
 
     def start(self) -> None:
         core = self._core
@@ -60,7 +60,8 @@ class Seeking:
             core.count("candidate_known_or_deferred")
         offer = self.candidates.offers.get(candidate.key)
         if offer is not None and not offer.is_dialling:
-            core.timers.set_earlier("candidates", None, max(offer.due_at, core.at.now))
+            at = max(offer.due_at, core.at.now, self._looks_at)
+            core.timers.set_earlier("candidates", None, at)
 
     def _newcomers_turn(self) -> float:
         """How long a member leaves it to others to dial."""
@@ -79,35 +80,39 @@ class Seeking:
         they are dialled."""
         core = self._core
         now = core.at.now
-        due = self.candidates.due(now, core.rng)
         at_once = _AT_ONCE if core.life is None else 1
-        under_way = self._under_way() if due else 0
-        if now < self._rests_until:
-            under_way = at_once
+        room = at_once - self._under_way()
+        if now >= self._looks_at:
+            self._looks_at = now + _NEXT_AFTER if room <= 0 else self._dial_due(room)
+        self._arm_candidates()
+
+    def _dial_due(self, room: int) -> float:
+        """Dial so many of those that are due; when to look again."""
+        core = self._core
+        now = core.at.now
         lived_at: frozenset[str] | None = None
-        for offer in due:
+        for offer in self.candidates.due(now, core.rng):
             candidate = offer.candidate
-            if under_way >= at_once:
-                offer.due_at = max(now + _NEXT_AFTER, self._rests_until)
-                continue
             if lived_at is None:
                 lived_at = self._members_addresses()
             if self._is_member(offer, lived_at):
                 self.candidates.spare(candidate.key, now)
+                continue
+            if room == 0:
+                return now + _NEXT_AFTER
+            turn_at = core.lateness.turn(now) if core.life is not None else now
+            if turn_at > now:
+                return turn_at
+            attempt = core.connections.attempt(
+                Purpose.CANDIDATE, candidate.key, candidate.addresses, candidate.found_by
+            )
+            if attempt is None:  # offered, withdrawn and offered again: the first dial lasts
+                offer.due_at = now + timing.CANDIDATE_RETRY
             else:
-                attempt = core.connections.attempt(
-                    Purpose.CANDIDATE,
-                    candidate.key,
-                    candidate.addresses,
-                    candidate.found_by,
-                )
-                if attempt is None:  # offered, withdrawn and offered again: the first dial lasts
-                    offer.due_at = now + timing.CANDIDATE_RETRY
-                else:
-                    offer.is_dialling, offer.due_at = True, now
-                    under_way += 1
-                    self._stagger(attempt)
-        self._arm_candidates()
+                offer.is_dialling, offer.due_at = True, now
+                room -= 1
+                self._stagger(attempt)
+        return now
 
     def _under_way(self) -> int:
         """Dials that others wait for: begun just now, or answered by a kernel lately."""
@@ -160,14 +165,14 @@ class Seeking:
     def _arm_candidates(self) -> None:
         due = self.candidates.next_due()
         if due is not None:
-            self._core.timers.set("candidates", None, max(due, self._core.at.now))
+            self._core.timers.set("candidates", None, max(due, self._core.at.now, self._looks_at))
 
     def candidate_tried(self, attempt: Attempt, node: NodeId | None) -> None:
         assert isinstance(attempt.target, str)
         now = self._core.at.now
         self.candidates.tried(attempt.target, now, node=node)
         if node is not None and self._core.life is not None:
-            self._rests_until = now + _MET_REST
+            self._looks_at = now + _MET_REST
         self._arm_candidates()
 
     # --- healing ----------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Sleeping:
         self._ran_at = at.now
         interval = timing.PRESETS[self._core.config.preset].heartbeat_interval
         if gap > interval + timing.LAG_TOLERANCE:
-            self._monitoring.lagged()
+            self._core.lateness.note(at.now)
         if gap > _SLEEP_AFTER and self._core.life is not None:
             self._leading.suspend()
             self._core.view.doubt(self._core.me)

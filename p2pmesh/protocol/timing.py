@@ -41,6 +41,7 @@ def slower(first: str, second: str) -> Timing:
 
 # --- links -------------------------------------------------------------------
 HANDSHAKE_TIMEOUT: Final = 5.0
+HANDSHAKE_LATEST: Final = 20.0  # of a process that is late itself
 REKEY_INTERVAL: Final = 3600.0
 CHECK_DIAL_MIN: Final = 0.01  # after a ring link forms: does its peer's address work?
 CHECK_DIAL_EACH: Final = 0.02  # later by this for each member, since all may join at once,
@@ -69,6 +70,8 @@ REACCUSE_MAX: Final = 60.0
 VERDICT_FRESH: Final = 2.0  # older verdicts are asked, not applied
 LAG_MEMORY: Final = 3.0
 LAG_TOLERANCE: Final = 0.25
+LATE_PACE: Final = 4.0  # who is late again and again: dials so many times that apart,
+LATE_PACE_MAX: Final = 5.0  # but no further
 LEADER_STALLED_AFTER: Final = 3.0
 
 # --- gossip ------------------------------------------------------------------
