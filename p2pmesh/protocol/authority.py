@@ -4,13 +4,21 @@ Who holds a claim leads.  With ``quorum=n`` it has authority only while it sees 
 members, itself among them.  ``Elected`` and ``Demoted`` tell of authority, in turns:
 never two of one kind.
 
+A quorum that was missing may be back because a split heals, and another leader of the
+other side sees it come back, too.  So it counts once what is known of members and other
+claims has not changed for QUORUM_SETTLE: by then one of the two knows of the other.  No
+such time can be proof; tokens decide.
+
 The quorum has no part in the claim: who regains it goes on with the epoch it has.  Had
 another led meanwhile, then with a higher epoch; who hears of that claims above it.
 """
 
 from __future__ import annotations
 
+from math import inf
+
 from p2pmesh.errors import NotAuthoritative
+from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.types import Demoted, Elected, QuorumMissing, Token
 
@@ -23,6 +31,10 @@ class Authority:
         self._quorum = core.config.quorum
         self._told: Token | None = None  # by Elected, and not yet ended
         self._is_missing_told = False
+        self._was_missing = False  # while I had a claim, and is not back for long enough
+        self._back_at: float | None = None
+        self._settled_at = 0.0
+        self._known: tuple[object, ...] = ()  # of members and claims, when it began to settle
 
     @property
     def policy(self) -> str:
@@ -31,12 +43,23 @@ class Authority:
     @property
     def lacks(self) -> str | None:
         """What a claim would lack now; None: it counts."""
-        if self._quorum is None or self._core.view.alive_count >= self._quorum:
-            return None
-        return f"{self._core.view.alive_count} of quorum {self._quorum}"
+        if self._is_short:
+            return f"{self._core.view.alive_count} of quorum {self._quorum}"
+        if self._was_missing:
+            return f"a quorum of {self._quorum} that is back for {timing.QUORUM_SETTLE} s"
+        return None
+
+    @property
+    def _is_short(self) -> bool:
+        return self._quorum is not None and self._core.view.alive_count < self._quorum
+
+    def basis(self) -> tuple[object, ...]:
+        """All of the view, but for claims, that decides what a claim is worth."""
+        return self._is_short, self._was_missing and self._core.view.alive_count
 
     def weigh(self, claim: Token | None, why_not: str = "") -> None:
         """This is what I claim now; ``why_not`` says why it is nothing any more."""
+        self._settle(claim)
         lacks = self.lacks
         held = claim if lacks is None else None
         if held != self._told:
@@ -45,17 +68,47 @@ class Authority:
             self._told = held
             if held is not None:
                 self._core.act(Elected(token=held))
-        is_missing = claim is not None and lacks is not None
+        is_missing = claim is not None and self._is_short
         if is_missing and not self._is_missing_told:
             assert self._quorum is not None
             self._core.act(QuorumMissing(seen=self._core.view.alive_count, quorum=self._quorum))
         self._is_missing_told = is_missing
+
+    def _settle(self, claim: Token | None) -> None:
+        """Was the quorum missing while I had a claim, and is it back, and since when?"""
+        core = self._core
+        if self._is_short:
+            self._was_missing |= claim is not None
+            self._back_at = None
+        if not self._was_missing or self._is_short:
+            return
+        now, view = core.at.now, core.view
+        leader = view.leader()
+        claims = leader.id if leader else None, view.highest_epoch, view.claimant
+        known = (*claims, view.alive_count)
+        if self._back_at is None:
+            self._back_at, self._known = now, ()
+        if known != self._known:
+            is_rival = claims != self._known[:-1]
+            # Members that go on coming do not put it off for ever.
+            latest = inf if is_rival else self._back_at + timing.QUORUM_SETTLE_MAX
+            self._known = known
+            self._settled_at = max(min(now + timing.QUORUM_SETTLE, latest), self._settled_at)
+        if now >= self._settled_at:
+            self._was_missing = False
+        else:
+            core.timers.set("authority", None, self._settled_at)
 
     def refusal(self, claim: Token | None, leader_id: str | None) -> NotAuthoritative:
         if claim is None:
             return NotAuthoritative(
                 f"this node does not lead with authority (the leader is {leader_id!r}): "
                 "wait for on_elected"
+            )
+        if not self._is_short:
+            return NotAuthoritative(
+                f"this node leads, and lacks {self.lacks}: another may have led without it; "
+                "on_elected is called then"
             )
         return NotAuthoritative(
             f"this node leads, but sees {self.lacks}; "

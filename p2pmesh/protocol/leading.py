@@ -82,9 +82,8 @@ class Leading:
     def _deciding(self) -> tuple[object, ...]:
         """All of the view that decides who leads, and with which claim."""
         view = self._core.view
-        is_enough = self._authority.lacks is None
         claims = view.highest_epoch, view.claimant
-        return self._core.record, view.leader(), claims, is_enough
+        return self._core.record, view.leader(), claims, self._authority.basis()
 
     def _why(self, leader: SignedRecord | None) -> LeaderReason:
         """What happened to the leader before this one."""

@@ -472,7 +472,7 @@ class Mesh:
                 seeking.stagger_due(attempt)
             case "heal", _:
                 seeking.heal()
-            case "claim", _:
+            case (("claim" | "authority"), _):
                 self._leading.settle()
             case "handshake", int(link):
                 self._dispatch.handshake_due(link)

@@ -9,6 +9,7 @@ from p2pmesh.protocol import limits, timing, wire
 from p2pmesh.protocol.types import (
     Demoted,
     Elected,
+    Event,
     LeaderChanged,
     QuorumMissing,
     Restored,
@@ -311,6 +312,9 @@ def test_authority_begins_with_the_quorum_and_ends_with_it(simulate: Simulate) -
     assert (leader.leadership().token, leader.leadership().lacks) == (None, "1 of quorum 2")
     second = net.add(quorum=2)
     net.run_until(net.agrees, within=10)
+    with pytest.raises(NotAuthoritative, match=r"quorum of 2 that is back for .* on_elected"):
+        leader.token()
+    net.run(timing.QUORUM_SETTLE)
     assert turns(leader) == ["quorum_missing", "elected"]
     token = leader.token()
     net.kill(second)
@@ -354,3 +358,67 @@ def test_who_leads_without_authority_is_not_demoted(simulate: Simulate) -> None:
     net.leave(leader)
     net.run(1.0)
     assert turns(leader) == ["quorum_missing"]
+
+
+def rule(net: SimNetwork, seconds: float) -> list[tuple[float, tuple[SimNode, ...]]]:
+    """Who has authority, looked at every 2 ms; each change with its time."""
+    told: list[tuple[float, tuple[SimNode, ...]]] = []
+    until = net.clock.now + seconds
+    while net.clock.now < until:
+        net.run(0.002)
+        ruling = tuple(node for node in net.running() if node.leadership().authoritative)
+        if not told or told[-1][1] != ruling:
+            told.append((net.clock.now, ruling))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("sizes", "quorum"), [((3, 3), 4), ((2, 3), 3), ((1, 5), 4), ((2, 2, 2), 4)], ids=str
+)
+@pytest.mark.parametrize("seed", [1, 6, 13])
+def test_when_a_split_heals_no_two_have_authority_and_tokens_rise(
+    seed: int, sizes: tuple[int, ...], quorum: int
+) -> None:
+    """On an even split both leaders see the quorum come back, and each other later."""
+    with SimNetwork(seed, delay=0.01, jitter=0.03) as net:
+        for _ in range(sum(sizes)):
+            net.add(quorum=quorum)
+            net.run(0.2)
+        net.run(3.0)
+        places = iter(net.nodes)
+        sides = [[next(places) for _ in range(size)] for size in sizes]
+        net.partition(*sides)
+        net.run(8.0)
+        net.heal()
+        told = rule(net, 8.0)
+        assert max(len(ruling) for _, ruling in told) == 1
+        assert told[-1][1] == (net.nodes[0],), "the oldest, with a quorum again"
+        elected = sorted((event for n in net.nodes for event in n.seen("elected")), key=by_time)
+        assert [e.token for e in elected] == sorted(e.token for e in elected)
+
+
+def by_time(event: Event) -> float:
+    return event.t
+
+
+def test_members_that_go_on_coming_do_not_put_authority_off_for_ever(simulate: Simulate) -> None:
+    net = simulate()
+    leader = net.add(quorum=2)
+    net.run_until(leader.leads, within=3)
+    for _ in range(12):
+        net.add(quorum=2)
+        net.run(0.6 * timing.QUORUM_SETTLE)
+    assert leader.leadership().authoritative
+
+
+def test_an_ordinary_election_waits_for_no_quorum_that_was_there_all_the_time(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5, quorum=3)
+    net.run(3.0)
+    watch = Watch(net)
+    net.kill(net.nodes[0])
+    net.run(2.0)
+    (elected,) = watch.events(Elected)
+    buried = next(t for t in watch.deaths() if t.node is elected.node)
+    assert elected.t - buried.t == pytest.approx(timing.CLAIM_SETTLE, abs=0.01)
