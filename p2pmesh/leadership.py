@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
 from p2pmesh.arguments import refuse_unless_callable
@@ -21,6 +22,8 @@ log = logging.getLogger("p2pmesh.leadership")
 
 F = TypeVar("F", bound=Callable[..., Any])
 _Callback: TypeAlias = Callable[[Any], Any]
+#: The task of the callback that runs here, and in what it starts.
+_own: ContextVar[asyncio.Task[None] | None] = ContextVar("_own", default=None)
 
 
 class Leadership:
@@ -31,7 +34,9 @@ class Leadership:
         self._token = token
         self._on_elected: list[_Callback] = []
         self._on_demoted: list[_Callback] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[None], _Callback] = {}
+        self._one_over = asyncio.Event()
+        self._held: Token | None = None  # what was told by on_elected, and not yet ended
 
     @property
     def epoch(self) -> int | None:
@@ -54,9 +59,11 @@ class Leadership:
     def on_elected(self, callback: F) -> F:
         """Call it (a function or a coroutine function) with the token when this node's
         authority begins: it leads and, with ``quorum=n``, sees n live members.
-        A decorator.  Raises ConfigError."""
+        Where it has begun already, soon.  A decorator.  Raises ConfigError."""
         refuse_unless_callable(callback, "token")
         self._on_elected.append(callback)
+        if self._held is not None:
+            asyncio.get_running_loop().call_soon(self._catch_up, callback, self._held)
         return callback
 
     def on_demoted(self, callback: F) -> F:
@@ -70,14 +77,36 @@ class Leadership:
     def changed(self, event: Elected | Demoted) -> None:
         match event:
             case Elected(token=token):
+                self._held = token
                 self._call(self._on_elected, token)
             case Demoted(reason=reason):
+                self._held = None
                 self._call(self._on_demoted, reason)
 
-    def stop(self) -> None:
-        """Cancel callbacks that still run."""
-        for task in self._tasks:
+    def leaves(self) -> None:
+        """The node is asked to leave.  If a callback does so it waits for that, so nobody
+        may wait for it, nor cancel it."""
+        if (task := _own.get()) is not None:
+            self._over(task)
+
+    async def finish(self, within: float) -> None:
+        """Let callbacks that run end, so many seconds at most; then cancel them."""
+        try:
+            async with asyncio.timeout(within):
+                while self._running:
+                    self._one_over.clear()
+                    await self._one_over.wait()
+        except TimeoutError:
+            pass
+        for task, callback in self._running.items():
+            log.warning(
+                "the callback %r did not end in time for its node, and is cancelled", callback
+            )
             task.cancel()
+
+    def _catch_up(self, callback: _Callback, token: Token) -> None:
+        if self._held is token:
+            self._call([callback], token)
 
     def _call(self, callbacks: list[_Callback], value: object) -> None:
         for callback in callbacks:
@@ -87,12 +116,18 @@ class Leadership:
                 log.exception("the callback %r failed", callback)
                 continue
             if inspect.isawaitable(result):
-                task = asyncio.ensure_future(_run(callback, result))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task = asyncio.get_running_loop().create_task(_run(callback, result))
+                self._running[task] = callback
+                task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for it any more."""
+        self._running.pop(task, None)
+        self._one_over.set()
 
 
 async def _run(callback: _Callback, result: Any) -> None:
+    _own.set(asyncio.current_task())
     try:
         await result
     except Exception:

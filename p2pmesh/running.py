@@ -93,6 +93,7 @@ log = logging.getLogger("p2pmesh")
 
 #: What a leaving node gives calls over HTTP; less than the core gives handlers.
 HTTP_DRAIN: Final = 3.0
+CALLBACK_DRAIN: Final = 2.0  # on_demoted is called once the goodbye is said
 #: What was verified holds for every node of the process: bytes and their signature.
 _BOOK: Final = new_book()
 
@@ -461,6 +462,7 @@ class Running:
     async def leave(self) -> None:
         """Say goodbye once what runs (handlers, calls over HTTP) has ended and receipts
         are in, 5 s at most, and close everything.  Cancelled, it closes at once."""
+        self.leadership.leaves()
         try:
             if self.is_driven and not self.driver.is_stopped:
                 self.handlers.finish()
@@ -525,11 +527,11 @@ class Running:
                 f"instance id {self.instance_id!r} ({reason}): give each its own data directory"
             )
         self.handlers.stop()
-        self.leadership.stop()
         if self._server is not None:
             self._server.interrupt()
         if self.is_driven:
             self.unsafe = self.exchange.node_ended(error)
+        await self.leadership.finish(CALLBACK_DRAIN)
         self.events.close()
         try:
             await self._stack.aclose()

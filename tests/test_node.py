@@ -457,6 +457,68 @@ async def test_with_a_quorum_the_callbacks_follow_authority(make: Make) -> None:
     assert told.empty()
 
 
+async def test_on_elected_of_a_node_that_leads_already_is_called_once(make: Make) -> None:
+    told: asyncio.Queue[Token] = asyncio.Queue()
+    async with make("a") as a:
+        await until(a, lambda: a.leadership.authoritative)
+        a.leadership.on_elected(told.put_nowait)
+        a.leadership.on_demoted(told.put_nowait)
+        assert told.empty(), "not before whoever registers it goes on"
+        assert await asyncio.wait_for(told.get(), HANG) == a.leadership.token()
+        await asyncio.sleep(0.05)
+        assert told.empty()
+
+
+async def test_what_on_demoted_begins_when_its_node_leaves_may_end(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+    async with make("a") as a:
+        await until(a, lambda: a.leadership.authoritative)
+
+        @a.leadership.on_demoted
+        async def stop(reason: str) -> None:
+            await asyncio.sleep(0.2)
+            ended.append(reason)
+
+    assert ended == ["this node leaves"]
+    assert "is cancelled" not in caplog.text
+
+
+async def test_a_callback_that_does_not_end_is_cancelled_and_named(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("p2pmesh.running.CALLBACK_DRAIN", 0.05)
+    async with make("a") as a:
+        await until(a, lambda: a.leadership.authoritative)
+
+        @a.leadership.on_demoted
+        async def never_ends(reason: str) -> None:
+            await asyncio.Event().wait()
+
+    assert "never_ends" in caplog.text
+    assert "did not end in time" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["on_elected", "on_demoted"])
+async def test_a_callback_may_make_its_node_leave(make: Make, when: str) -> None:
+    """Also in what it starts; it gets what ``leave`` returns, and goes on."""
+    told: asyncio.Queue[object] = asyncio.Queue()
+    a = make("a")
+
+    async def leave(_: object) -> None:
+        left = await asyncio.create_task(a.leave())
+        await asyncio.sleep(0)
+        told.put_nowait(left)
+
+    getattr(a.leadership, when)(leave)
+    async with a:
+        await until(a, lambda: a.leadership.epoch is not None)
+        if when == "on_demoted":
+            await a.leave()
+        assert await asyncio.wait_for(told.get(), HANG) == ()
+
+
 async def test_an_observer_sees_and_is_not_an_instance(make: Make, meet: Meet) -> None:
     a, b = make("a"), make("b", agent=False)
     await meet(a, b)
