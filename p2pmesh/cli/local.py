@@ -1,6 +1,7 @@
 """The node that a one-shot command speaks to: which one, and how.
 
-``choose`` picks it (``--url``, else the runtime directory); ``NodeClient`` makes
+``choose`` picks it (``--url``, else from the runtime directory the oldest that
+answers); ``NodeClient`` makes
 JSON calls over one kept connection with http.client.  Every way in which that
 can fail ends as a MeshError or ConfigError whose text names the node and the fix.
 
@@ -12,21 +13,30 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
+from p2pmesh.cli.output import printable
 from p2pmesh.config import Settings
 from p2pmesh.credentials import http_token
 from p2pmesh.errors import ConfigError, MeshError
 
 ANSWER_TIMEOUT: Final = 10.0  # a local node that takes longer is stopped or starved
 EVENT_TIMEOUT: Final = 45.0  # the node says something, if only a comment, every 15 s
+WATCH_TIMEOUT: Final = 20.0  # the same, where another node can be asked
+PROBE_TIMEOUT: Final = 2.0  # likewise
+
+
+class NodeGone(MeshError):
+    """A node does not answer, or no longer."""
 
 
 def choose(settings: Settings) -> NodeClient:
-    """The node to speak to: ``--url``, else the oldest process on this machine, which
-    left its token in the runtime directory.  Raises ConfigError."""
+    """The node to speak to: ``--url``, else the oldest process on this machine that
+    answers; it left its token in the runtime directory.  One that was passed over is told
+    of on stderr.  Raises ConfigError, MeshError."""
     if settings.url is not None:
         return NodeClient(settings.url, http_token(settings, os.environ))
     from p2pmesh.transport.runtime import list_nodes
@@ -45,10 +55,40 @@ def choose(settings: Settings) -> NodeClient:
             f"nodes of {len(meshes)} meshes run here: give --mesh, "
             f"one of {', '.join(map(repr, meshes))}"
         )
-    for node in nodes:  # oldest first
-        if node.http is not None:
-            return NodeClient(node.http, node.token)
-    raise MeshError("every p2pmesh node here runs with --http off: start one without it")
+    served = [node for node in nodes if node.http is not None]  # oldest first
+    if not served:
+        raise MeshError("every p2pmesh node here runs with --http off: start one without it")
+    for number, entry in enumerate(served):
+        node = NodeClient(str(entry.http), entry.token)
+        is_last = number == len(served) - 1
+        if is_last or _answers(node, f"{entry.instance_id} (process {entry.pid})"):
+            return node
+    raise AssertionError("the last one is taken")
+
+
+def has_other(settings: Settings, node: NodeClient) -> bool:
+    """Does another node than this one run here, that could be asked?"""
+    from p2pmesh.transport.runtime import list_nodes
+
+    return any(each.http not in (None, node.url) for each in list_nodes(settings.mesh))
+
+
+def _answers(node: NodeClient, who: str) -> bool:
+    """Asked before anything is done, so that nothing is done twice."""
+    try:
+        node.get("/health", timeout=PROBE_TIMEOUT)
+    except NodeGone as error:
+        node.close()
+        warn(f"{error}: asking another than {who}")
+        return False
+    except MeshError:
+        pass  # an answer, too
+    return True
+
+
+def warn(text: str) -> None:
+    """A line on stderr for what does not end the command."""
+    sys.stderr.write(f"p2pmesh: {printable(text)}\n")
 
 
 class NodeClient:
@@ -62,8 +102,8 @@ class NodeClient:
             parts.hostname or "", parts.port or 80, timeout=ANSWER_TIMEOUT
         )
 
-    def get(self, path: str) -> Any:
-        return self._call("GET", path)
+    def get(self, path: str, timeout: float | None = None) -> Any:
+        return self._call("GET", path, timeout=timeout)
 
     def post(
         self,
@@ -85,19 +125,21 @@ class NodeClient:
         return str(self.get("/v1/self")["instance_id"])
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The node's events from now on; ends with MeshError when the node does."""
-        answer = self._open("GET", "/v1/events", None, EVENT_TIMEOUT)
+        """The node's events from now on; ends with NodeGone when the node does."""
+        answer = self._open("GET", "/v1/events", None, WATCH_TIMEOUT)
         if answer.status != 200:
             raise _refusal(answer.status, answer.read(), self.url)
         try:
             while line := answer.readline():
                 if line.startswith(b"data:"):
                     yield json.loads(line[5:])
+        except TimeoutError:
+            raise NodeGone(f"the node at {self.url} said nothing for {WATCH_TIMEOUT:g} s") from None
         except (OSError, http.client.HTTPException):
             pass  # as if it had ended
         except ValueError:
             raise MeshError(f"{self.url} sends events that are not JSON") from None
-        raise MeshError(f"the node at {self.url} ended")
+        raise NodeGone(f"the node at {self.url} ended")
 
     def parts(self, path: str, body: object, timeout: float) -> Iterator[Any]:
         """The parts of an answer as they come, the first within ``timeout``.  Raises
@@ -178,13 +220,13 @@ class NodeClient:
             raise MeshError(f"{self.url} does not answer as a p2pmesh node does") from None
         except OSError as error:
             reason = error.strerror or error
-            raise MeshError(
+            raise NodeGone(
                 f"no node answers at {self.url} ({reason}): start one with 'p2pmesh run' "
                 "or give another --url"
             ) from None
 
-    def _silent(self, timeout: float) -> MeshError:
-        return MeshError(f"the node at {self.url} did not answer in {timeout:g} s")
+    def _silent(self, timeout: float) -> NodeGone:
+        return NodeGone(f"the node at {self.url} did not answer in {timeout:g} s")
 
 
 def segment(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from p2pmesh.cli.call import Call
-from p2pmesh.cli.local import NodeClient, choose
+from p2pmesh.cli.local import NodeClient, NodeGone, choose, has_other, warn
 from p2pmesh.cli.output import STYLES, to_json
 
 _NAMED_MAX: Final = 20
@@ -45,16 +45,26 @@ def leader(call: Call) -> int:
 
 
 def watch(call: Call) -> int:
-    """Until Ctrl-C or the node's end."""
-    with choose(call.settings) as node:
-        if not (call.settings.json or call.settings.quiet):
-            call.out.note(f"{node.url} sees {_here(node.get('/v1/members')['members'])}")
-        for event in node.events():
-            if call.settings.json:
-                call.out.object(event)
-            else:
-                call.out.text(event_line(event), STYLES.get(str(event.get("event")), ""))
-    return 0
+    """Until Ctrl-C; when its node ends or falls silent, at another one here."""
+    while True:
+        with choose(call.settings) as node:
+            try:
+                _watch(call, node)
+            except NodeGone as error:
+                if call.settings.url is not None or not has_other(call.settings, node):
+                    raise
+                warn(f"{error}: what happens until another is asked is not shown")
+
+
+def _watch(call: Call, node: NodeClient) -> None:
+    """Until it is gone."""
+    if not (call.settings.json or call.settings.quiet):
+        call.out.note(f"{node.url} sees {_here(node.get('/v1/members')['members'])}")
+    for event in node.events():
+        if call.settings.json:
+            call.out.object(event)
+        else:
+            call.out.text(event_line(event), STYLES.get(str(event.get("event")), ""))
 
 
 def _here(members: Sequence[Mapping[str, Any]]) -> str:

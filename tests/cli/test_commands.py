@@ -475,6 +475,27 @@ def test_the_oldest_process_of_the_mesh_is_asked(
     assert p2pmesh("leader")[0] == 0
 
 
+def test_a_process_that_is_gone_or_silent_is_passed_over_before_anything_is_sent(
+    p2pmesh: Run, runtime: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pmesh.cli.local.PROBE_TIMEOUT", 0.05)
+    node.answers["POST /v1/request/ada-1"] = (200, {"payload": "here"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        runs(runtime, "lab", "http://127.0.0.1:1", started=1.0)
+        runs(runtime, "lab", url, started=2.0)
+        runs(runtime, "lab", node.url, started=3.0)
+        status, out, err = p2pmesh("request", "bob", "hello")
+    assert (status, out) == (0, "here\n")
+    refused, silence = err.splitlines()
+    assert refused.startswith("p2pmesh: no node answers at http://127.0.0.1:1 (Connection refused)")
+    assert silence == (
+        f"p2pmesh: the node at {url} did not answer in 0.05 s: "
+        f"asking another than ada-1 (process {os.getpid()})"
+    )
+    assert sum(seen.startswith("POST") for seen, _ in node.seen) == 1
+
+
 def test_of_several_meshes_one_must_be_named(p2pmesh: Run, runtime: Path, node: FakeNode) -> None:
     runs(runtime, "lab", "http://127.0.0.1:1")
     runs(runtime, "shop", node.url)

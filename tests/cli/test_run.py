@@ -481,6 +481,39 @@ def test_one_shot_commands_find_the_node_of_this_machine(start: Start, home: Pat
     assert "'carl'" in err
 
 
+def test_a_stopped_node_is_passed_over_and_watch_goes_on_at_another(
+    start: Start, home: Path
+) -> None:
+    first = start()
+    first.event("joined")
+    second = start()
+    second.event("joined")
+    name = second.event("ready")["instance_id"]
+    with Process([*P2PMESH, "watch", "--json"], home=home) as watcher:
+        eventually(lambda: shown(watcher, home, name), "the watch shows something of the first")
+        first.signal(signal.SIGSTOP)
+        try:
+            status, out, err = command(home, "leader")
+            assert status == 0, err
+            assert out
+            assert f"(process {first.pid})" in err
+        finally:
+            first.kill()
+        before = len(watcher.lines)
+        eventually(
+            lambda: shown(watcher, home, name) and len(watcher.lines) > before,
+            "the watch goes on at the second",
+        )
+        assert "is not shown" in watcher.errors
+        assert second.leave() == 0
+        assert watcher.wait() == 1
+
+
+def shown(watcher: Process, home: Path, name: str) -> bool:
+    command(home, "send", name, "note")
+    return bool(watcher.lines)
+
+
 def test_watch_follows_a_real_node_to_its_end(start: Start, home: Path) -> None:
     node = start()
     node.event("joined")
