@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from p2pmesh.cli.call import Call
-from p2pmesh.cli.local import NodeClient, NodeGone, choose, has_other, warn
+from p2pmesh.cli.local import NodeClient, NodeGone, choose, has_other, segment, warn
 from p2pmesh.cli.output import STYLES, to_json
+from p2pmesh.errors import MeshError
 
 _NAMED_MAX: Final = 20
 
@@ -35,12 +36,17 @@ def members(call: Call) -> int:
 def leader(call: Call) -> int:
     with choose(call.settings) as node:
         view = node.get("/v1/leader")
-    if call.settings.json:
-        call.out.object(view)
-    elif view["leader_id"] is None:
-        call.out.text("nobody leads: no live member is a candidate")
-    else:
-        call.out.text(f"{view['leader_id']}  ({', '.join(_leader_facts(view))})")
+        if call.settings.json:
+            call.out.object(view)
+        elif view["leader_id"] is None:
+            has_joined = node.get("/v1/self").get("life")
+            why = "no live member is a candidate" if has_joined else "this node has not joined yet"
+            call.out.text(f"nobody leads: {why}")
+        else:
+            leads = node.own_instance() == view["leader_id"]
+            leader = view if leads else _member(node, str(view["leader_id"]))
+            facts = _leader_facts(view, leads=leads, is_stalled=leader.get("stalled", False))
+            call.out.text(f"{view['leader_id']}  ({', '.join(facts)})")
     return 0
 
 
@@ -133,10 +139,25 @@ def _member_row(member: Mapping[str, Any], lacks: str | None) -> tuple[str, ...]
     )
 
 
-def _leader_facts(view: Mapping[str, Any]) -> list[str]:
-    facts = ["no claim yet" if view["epoch"] is None else f"epoch {view['epoch']}"]
+def _member(node: NodeClient, instance_id: str) -> Mapping[str, Any]:
+    """What the node knows of it; nothing, where it went just now."""
+    try:
+        found: Mapping[str, Any] = node.get(f"/v1/members/{segment(instance_id)}")
+    except NodeGone:
+        raise
+    except MeshError:
+        return {}
+    return found
+
+
+def _leader_facts(view: Mapping[str, Any], *, leads: bool, is_stalled: bool) -> list[str]:
+    """Its policy, and what it lacks, only the leader itself knows."""
+    facts = ["stalled"] if is_stalled else []
+    facts.append("no claim yet" if view["epoch"] is None else f"epoch {view['epoch']}")
     if view.get("since") is not None:
         facts.append(f"for {view['since']:.0f} s")
+    if not leads:
+        return [*facts, "its policy and authority are known there"]
     facts.append(f"policy {view['policy']}")
     if view.get("lacks"):
         facts.append(f"without authority: {view['lacks']}")

@@ -64,6 +64,20 @@ def test_the_leader_is_told_with_its_epoch_and_age(p2pmesh: Run, node: FakeNode)
     assert p2pmesh("leader")[1] == "ada-1  (no claim yet, policy available)\n"
     node.answers["GET /v1/leader"][1]["leader_id"] = None
     assert p2pmesh("leader") == (0, "nobody leads: no live member is a candidate\n", "")
+    node.answers["GET /v1/self"][1]["life"] = ""
+    assert p2pmesh("leader")[1] == "nobody leads: this node has not joined yet\n"
+
+
+def test_a_follower_says_of_its_leader_what_it_can_know(p2pmesh: Run, node: FakeNode) -> None:
+    leader = MEMBER | {"instance_id": "bob-1"}
+    node.answers["GET /v1/leader"][1].update(leader_id="bob-1")
+    node.answers["GET /v1/members/bob-1"] = (200, leader)
+    known = "epoch 7, for 3 s, its policy and authority are known there"
+    assert p2pmesh("leader")[1] == f"bob-1  ({known})\n"
+    leader["stalled"] = True
+    assert p2pmesh("leader")[1] == f"bob-1  (stalled, {known})\n"
+    del node.answers["GET /v1/members/bob-1"]
+    assert p2pmesh("leader")[1] == f"bob-1  ({known})\n", "it went just now"
 
 
 def test_what_a_peer_wrote_never_reaches_the_terminal_as_a_control_sequence(
