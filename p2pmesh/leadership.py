@@ -68,8 +68,8 @@ class Leadership:
 
     def on_demoted(self, callback: F) -> F:
         """Call it with the reason when that ends: another leads, the quorum is lost, the
-        machine slept, it leaves.  Never called twice without ``on_elected`` between.  A decorator.
-        Raises ConfigError."""
+        process did not run for long, it leaves.  Never called twice without
+        ``on_elected`` between.  A decorator.  Raises ConfigError."""
         refuse_unless_callable(callback, "reason")
         self._on_demoted.append(callback)
         return callback

@@ -184,11 +184,12 @@ class Leading:
         self._authority.weigh(self._token())
         self._tell()
 
-    def suspend(self) -> None:
-        """This machine slept: whatever I held may be another's by now."""
+    def suspend(self, seconds: float) -> None:
+        """This process did not run for so long (stopped, starved, or its machine slept,
+        which look the same from here): whatever I held may be another's by now."""
         self.is_suspended = True
         if self._leadership.give_up():
-            self._authority.weigh(None, "this machine slept")
+            self._authority.weigh(None, f"this process did not run for {seconds:.0f} s")
 
     # --- telling ------------------------------------------------------------------------
 
@@ -204,6 +205,8 @@ class Leading:
         if now == self._told or (leader is not None and epoch is None):
             return
         reason: LeaderReason = "first" if self._told[0] is None else self._reason
+        if leader is not None and now[0] == self._told[0]:
+            reason, self._since = "reclaimed", core.at.now
         self._told = now
         core.act(LeaderChanged(leader_id=now[0], epoch=epoch, reason=reason))
 

@@ -384,7 +384,7 @@ class Mesh:
         return self._leading.info()
 
     def token(self, at: Instant) -> Token:
-        """Raises NotAuthoritative, also when this machine slept just now."""
+        """Raises NotAuthoritative, also when this process did not run for long."""
         self._core.at = at
         self._sleeping.ran(at)
         return self._leading.token()

@@ -46,7 +46,7 @@ class Sleeping:
         if gap > interval + timing.LAG_TOLERANCE:
             self._core.lateness.note(at.now)
         if gap > _SLEEP_AFTER and self._core.life is not None:
-            self._leading.suspend()
+            self._leading.suspend(gap)
             self._core.view.doubt(self._core.me)
             self._core.timers.set("hearsay", None, at.now + timing.HEARSAY_LATEST)
             self._core.timers.set("doubt", None, at.now + timing.HEARSAY_LATEST)

@@ -520,7 +520,7 @@ class MemberLeft(MemberEvent, frozen=True, kw_only=True, tag="member_left"):
 
 
 LeaderReason: TypeAlias = Literal[
-    "first", "older_joined", "leader_failed", "leader_left", "merge", "withdrawn"
+    "first", "leader_failed", "leader_left", "merge", "withdrawn", "reclaimed"
 ]
 
 

@@ -117,6 +117,26 @@ def test_the_oldest_outbids_a_higher_claim_that_it_meets(simulate: Simulate) -> 
     assert epochs(net) == {here[0].token().epoch}
 
 
+def test_who_outbids_another_claim_says_that_it_reclaimed(simulate: Simulate) -> None:
+    """Not how its last predecessor ended, long ago."""
+    net = simulate(6)
+    net.kill(net.nodes[0])
+    net.run(3.0)
+    here, there = net.nodes[1:3], net.nodes[3:]
+    net.partition(here, there)
+    net.run(10.0)
+    watch = Watch(net)
+    net.heal()
+    watch.assert_settles(net.running())
+    net.run(1.0)
+    for node in here:
+        (told,) = watch.events(LeaderChanged, nodes=[node])
+        assert isinstance(told.event, LeaderChanged)
+        assert (told.event.leader_id, told.event.reason) == (here[0].instance_id, "reclaimed")
+        since = node.leadership().since
+        assert since == pytest.approx(net.clock.now - told.t, abs=0.01)
+
+
 def test_a_claim_is_outbid_though_its_maker_is_dead_when_the_split_heals(
     simulate: Simulate,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from p2pmesh.protocol.types import (
     Demoted,
     Elected,
     Evidence,
+    LeaderChanged,
     LeaderStalled,
     MemberFailed,
     MemberJoined,
@@ -98,6 +100,31 @@ def test_who_was_stopped_past_the_grace_shows_no_token_before_others_confirm_it(
     net.run(30.0)
     with pytest.raises(NotAuthoritative):
         leader.token()  # the first thing that it does when it runs again
+
+
+def test_who_was_replaced_while_it_was_stopped_says_since_when_it_leads_again(
+    simulate: Simulate,
+) -> None:
+    net = simulate(5)
+    leader, *others = net.nodes
+    net.stop(leader)
+    net.run(30.0)
+    assert others[0].leads()
+    watch = Watch(net)
+    net.resume(leader)
+    watch.assert_settles()
+    net.run(1.0)
+    (demoted,) = watch.events(Demoted, nodes=[leader])
+    assert isinstance(demoted.event, Demoted)
+    assert re.fullmatch(r"this process did not run for (29|30|31) s", demoted.event.reason)
+    (elected,) = watch.events(Elected, nodes=[leader])
+    assert leader.leadership().since == pytest.approx(net.clock.now - elected.t, abs=0.01)
+    (told,) = watch.events(LeaderChanged, nodes=[leader])
+    assert isinstance(told.event, LeaderChanged)
+    assert (told.event.epoch, told.event.reason) == (leader.token().epoch, "reclaimed")
+    for other in others:
+        reasons = [t.event.reason for t in watch.events(LeaderChanged, nodes=[other])]
+        assert reasons == ["merge"]
 
 
 @pytest.mark.parametrize("seed", range(8))
