@@ -40,7 +40,7 @@ _PAYLOAD: Final = ("payload", "PAYLOAD|-")
 
 COMMANDS: Final[dict[str, Command]] = {
     "run": Command("run", "run an agent's node until Ctrl-C"),
-    "demo": Command("demo", "see a mesh form, talk and lose its leader, in 15 seconds"),
+    "demo": Command("demo", "see a mesh form, talk and lose its leader, in a few seconds"),
     "members": Command("views", "who is here", (CLIENT,)),
     "leader": Command("views", "who leads", (CLIENT,)),
     "watch": Command("views", "print what happens, as it happens", (CLIENT,)),
