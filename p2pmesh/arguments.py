@@ -48,10 +48,12 @@ def refuse_unless_number(argument: str, value: object, *, whole: bool = False) -
         raise ConfigError(f"{argument} {value!r:.80}: give {what}, not {type(value).__name__}")
 
 
-def refuse_unless_count(argument: str, value: int) -> None:
+def refuse_unless_count(argument: str, value: int, most: int | None = None) -> None:
     refuse_unless_number(argument, value, whole=True)
     if value < 1:
         raise ConfigError(f"{argument} {value}: give at least 1")
+    if most is not None and value > most:
+        raise ConfigError(f"{argument}: give {most} at most")
 
 
 def refuse_unless_seconds(argument: str, value: float) -> None:

@@ -28,6 +28,7 @@ from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
     DEFAULT_HTTP_PORT,
     DEFAULT_LINK_PORT,
+    QUORUM_MAX,
     read_address,
     read_choice,
     read_count,
@@ -203,7 +204,7 @@ class Settings:
     # run: how it leads and judges
     quorum: int | None = _setting(
         "quorum", "lead only while at least N live members are seen", "run",
-        metavar="N", read=read_count(1, 4096), toml=(int,),
+        metavar="N", read=read_count(1, QUORUM_MAX), toml=(int,),
     )  # fmt: skip
     preset: str = _setting(
         "preset", "intervals for this network: lan, local (/5) or wifi (x2)", "run",

@@ -27,6 +27,7 @@ from p2pmesh.ids import hostname
 from p2pmesh.protocol.keys import KeyRing, parse_key, parse_keys
 from p2pmesh.protocol.timing import PRESETS
 from p2pmesh.values import (
+    QUORUM_MAX,
     read_address,
     read_choice,
     read_host,
@@ -97,7 +98,7 @@ def check(
     for argument, value in flags.items():
         refuse_unless_flag(argument, value)
     if quorum is not None:
-        refuse_unless_count("quorum", quorum)
+        refuse_unless_count("quorum", quorum, QUORUM_MAX)
     config = NodeConfig(
         name=read("name", read_name, name) if name is not None else hostname(),
         mesh=read("mesh", read_name, mesh),

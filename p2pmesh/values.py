@@ -23,6 +23,7 @@ from p2pmesh.protocol.limits import (
     TYPE_MAX,
 )
 
+QUORUM_MAX: Final = 4096  # as many nodes as a mesh may have
 DEFAULT_LINK_PORT: Final = 8078
 DEFAULT_HTTP_PORT: Final = 8077
 REQUEST_TIMEOUT_MAX: Final = 300.0

@@ -284,6 +284,7 @@ SETTINGS: Mapping[str, tuple[dict[str, Any], str]] = {
     "candidate is a number": ({"candidate": 0}, "candidate 0: give True or False"),
     "http_open is text": ({"http_open": "yes"}, "http_open 'yes': give True or False"),
     "quorum is text": ({"quorum": "2"}, "quorum '2': give a whole number"),
+    "quorum is more than any mesh": ({"quorum": 10**30}, "quorum: give 4096 at most"),
     "quorum is a bool": ({"quorum": True}, "quorum True: give a whole number"),
     "port is no port": ({"port": 8.5}, "port '8.5': not a port"),
     "data_dir is a number": ({"data_dir": 3}, "data_dir 3: give a path, not int"),
