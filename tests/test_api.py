@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import p2pmesh
+from p2pmesh.protocol.types import Event
 
 HEAVY = {"asyncio", "msgspec", "msgpack", "nacl", "ifaddr", "zeroconf", "aiohttp", "rich"}
 
@@ -30,3 +32,13 @@ def test_importing_the_package_loads_nothing_else() -> None:
 
 def test_importing_the_node_loads_neither_http_nor_mdns() -> None:
     assert not loaded_after("from p2pmesh import Node; Node('a')") & {"aiohttp", "zeroconf", "rich"}
+
+
+def test_every_kind_of_event_is_public() -> None:
+    assert {each.__name__ for each in kinds_of(Event)} <= set(p2pmesh.__all__) | {"MemberEvent"}
+
+
+def kinds_of(event: type[Event]) -> Iterator[type[Event]]:
+    for kind in event.__subclasses__():
+        yield kind
+        yield from kinds_of(kind)
