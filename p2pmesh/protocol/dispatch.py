@@ -38,6 +38,7 @@ from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.plane import MessagePlane
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.seeking import Seeking
+from p2pmesh.protocol.session import NO_HANDSHAKE
 from p2pmesh.protocol.sidelinks import SideLinks
 from p2pmesh.protocol.sleeping import Sleeping
 from p2pmesh.protocol.transfers import TransferError
@@ -268,5 +269,5 @@ class Dispatch:
         if core.is_late and core.at.now < latest:  # perhaps it is there, and not read yet
             core.timers.set("handshake", link, min(core.at.now + timing.LAG_MEMORY, latest))
             return
-        for occurrence in connections.broken(found, "handshake timeout", is_said=True):
+        for occurrence in connections.broken(found, NO_HANDSHAKE, is_said=True):
             self.occurred(occurrence)

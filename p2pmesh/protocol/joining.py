@@ -32,6 +32,7 @@ from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.records import RecordError, SignedRecord, is_plausible
 from p2pmesh.protocol.seeking import Seeking
+from p2pmesh.protocol.session import NO_HANDSHAKE
 from p2pmesh.protocol.stamps import (
     founding_stamp,
     founds_first,
@@ -343,11 +344,19 @@ class Joining:
     def rejected(self, link: Link, reason: str) -> None:
         """A link broke before it was up: said once per host and reason.  The port of
         an inbound link is another each time."""
+        if reason == NO_HANDSHAKE and self._is_at_a_members(link):
+            return  # it is stopped or starved; whoever watches it says so
         known = (link.address.rpartition(":")[0], reason)
         if known in self._rejected or len(self._rejected) >= _REJECTIONS_MAX:
             return
         self._rejected.add(known)
         self._core.act(PeerRejected(reason=reason, address=link.address))
+
+    def _is_at_a_members(self, link: Link) -> bool:
+        """Was an address dialled that a live member has?"""
+        return link.is_outbound and any(
+            link.address in held.record.addresses for held in self._core.view.all_alive()
+        )
 
     def _reject(self, link: Link, reason: str) -> None:
         core = self._core

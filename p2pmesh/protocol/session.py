@@ -51,6 +51,7 @@ NOT_P2PMESH: Final = "not p2pmesh"
 OTHER_KEY: Final = "other key"
 HANDSHAKE_FAILED: Final = "handshake failed"
 BAD_FRAME: Final = "bad frame"
+NO_HANDSHAKE: Final = "handshake timeout"
 
 _preface: Final = struct.Struct("4sBB6s")
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from p2pmesh.protocol.types import Joined, MemberJoined, RequestArrived, RequestEnded
+from p2pmesh.protocol.types import (
+    Candidate,
+    FoundBy,
+    Joined,
+    MemberJoined,
+    RequestArrived,
+    RequestEnded,
+)
 from p2pmesh.testing import SimNetwork
 
 
@@ -13,6 +20,20 @@ def test_a_host_with_another_key_is_rejected_once_however_often_it_dials() -> No
     for node in (mine, other):
         (event,) = node.seen("peer_rejected")
         assert event.reason == "other key"
+
+
+def test_a_member_that_is_stopped_is_not_reported_as_one_that_cannot_be_a_peer() -> None:
+    network = SimNetwork(seed=5)
+    asking, member, *_ = [network.add(name) for name in ("asking", "member", "b", "c")]
+    network.run_until(network.agrees, within=10)
+    stranger = network.add("stranger", start=False)
+    network.start(stranger)
+    network.stop(stranger)  # before it says a word
+    network.stop(member)
+    network.reset(asking, member)
+    network.offer(asking, Candidate("stranger", (stranger.address,), FoundBy.RUNTIME))
+    network.run(10.0)
+    assert [event.address for event in asking.seen("peer_rejected")] == [stranger.address]
 
 
 def test_joined_is_the_first_event_and_whom_it_joined_come_next() -> None:
