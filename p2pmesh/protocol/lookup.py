@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from p2pmesh.protocol import timing
-from p2pmesh.protocol.core import Core
-from p2pmesh.protocol.members import Claim, Tombstone
+from p2pmesh.protocol.core import Changed, Core
+from p2pmesh.protocol.members import Change, Claim, Tombstone
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import SignedEntry, SignedRecord
 from p2pmesh.protocol.types import GuestEntry, Instance, Life, Member, NodeId, State
@@ -42,10 +42,20 @@ class Lookup:
         self._by_id: dict[str, Instance] | None = None
         self._by_name: dict[str, tuple[Instance, ...]] = {}
         self._gone: dict[str, tuple[Instance, ...]] = {}
+        #: Of failed members: when they were heard last.
+        self._heard_last: dict[NodeId, float] = {}
 
-    def changed(self) -> None:
+    def changed(self, changes: Iterable[Changed] = ()) -> None:
         """The view or a suspicion changed."""
         self._by_id = None
+        for key, change, _ in changes:
+            if isinstance(key, bytes) and change is Change.FAILED:
+                self._heard_last[key] = self._heard_at(key)
+            elif isinstance(key, bytes) and change is not Change.UPDATED:
+                self._heard_last.pop(key, None)
+        nodes = self._core.view.nodes
+        if len(self._heard_last) > len(nodes):  # some are forgotten
+            self._heard_last = {n: at for n, at in self._heard_last.items() if n in nodes}
 
     # --- directory.Directory ------------------------------------------------------------
 
@@ -202,20 +212,29 @@ class Lookup:
         )
 
     def _age(self, key: NodeId | str, node: NodeId) -> float:
-        """Seconds since the node (a guest's home) was heard: by me, or (nobody suspects
-        it) by its monitors within their silence limit; or since it ended."""
-        core = self._core
-        ended_at = core.view.ended_at(key)
-        if ended_at is not None:
-            return max(0.0, core.at.now - ended_at)
+        """Seconds since the node (a guest's home) was heard, or since it said that it (or
+        its guest) ends.  Others' word that it failed is no word of its own."""
+        ended_at = self._core.view.ended_at(key)
+        if ended_at is None:
+            heard_at = self._heard_at(node)
+        else:
+            heard_at = min(ended_at, self._heard_last.get(node, ended_at))
+        return max(0.0, self._core.at.now - heard_at)
+
+    def _heard_at(self, node: NodeId) -> float:
+        """When a live one was heard: by me, or by its monitors within their silence limit
+        before anybody asked for it or flagged it."""
+        core, questions = self._core, self._questions
         if node == core.me:
-            return 0.0
+            return core.at.now
         link = core.links_up.get(node)
         if link is not None:
-            return max(0.0, core.at.now - link.heard_at)
-        limit = core.timing_with(node).silence_after
-        since = self._questions.stalled_since.get(node)
-        return limit if since is None else limit + core.at.now - since
+            return link.heard_at
+        since = questions.stalled_since.get(node, core.at.now)
+        suspicion = questions.suspicions.open.get(node)
+        if suspicion is not None:
+            since = min(since, suspicion.opened_at)
+        return since - core.timing_with(node).silence_after
 
     # --- states ---------------------------------------------------------------------------
 

@@ -537,7 +537,7 @@ class Mesh:
             self._doubles.own_came_back()
         while core.changes:
             changes, core.changes = core.changes, []
-            self._lookup.changed()
+            self._lookup.changed(changes)
             self._monitoring.settle(changes)
             self._seeking.settle(changes)
             self._doubles.settle(changes)

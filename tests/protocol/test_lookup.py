@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from p2pmesh.protocol import timing, wire
-from p2pmesh.protocol.core import Core
+from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.lookup import Lookup
+from p2pmesh.protocol.members import Change
 from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.questions import Questions
 from p2pmesh.protocol.records import SignedEntry, SignedRecord
@@ -344,6 +345,18 @@ def test_the_age_of_a_heartbeat() -> None:
     reader.questions.stalled_since[node_id(2)] = 96.0
     member = reader.member("agent-2")
     assert (member.stalled, member.last_heartbeat_age) == (True, 5.5)
+
+
+def test_the_age_of_who_failed_and_of_its_guests_goes_on() -> None:
+    reader = Reader(signed(1), signed_entry("g", 1))
+    reader.questions.stalled_since[node_id(1)] = 96.0
+    reader.core.view.offer_verdict(verdict(1), 100.0)
+    reader.lookup.changed([Changed(node_id(1), Change.FAILED, None)])
+    reader.questions.stalled_since.clear()
+    reader.at(106.0)
+    assert {m.last_heartbeat_age for m in reader.members() if m.node_id == node_id(1).hex()} == {
+        11.5
+    }
 
 
 @pytest.mark.parametrize("has_left", [False, True])

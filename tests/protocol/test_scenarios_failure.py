@@ -307,3 +307,39 @@ def test_the_accuser_who_was_answered_asks_again_ever_more_rarely(simulate: Simu
     assert len(asked) >= 3
     assert pauses[0] >= timing.REACCUSE_AFTER
     assert len(asked) < 12
+
+
+# --- ages -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("happens", ["kill", "stop", "cut"])
+def test_word_of_a_death_makes_nobody_look_heard(simulate: Simulate, happens: str) -> None:
+    """Seen from everyone, its last heartbeat grows old until it speaks again itself."""
+    net = simulate(8)
+    subject = net.nodes[3]
+    others = [node for node in net.nodes if node is not subject]
+    net.run(3.0)
+    if happens == "cut":
+        net.partition([subject], others)
+    else:
+        getattr(net, happens)(subject)
+    net.run(0.05)  # what it said before is on its way
+    ages = [age(other, subject) for other in others]
+    while net.clock.now < 30.0:
+        net.run(0.1)
+        later = [age(other, subject) for other in others]
+        assert all(before <= now for before, now in zip(ages, later, strict=True)), later
+        ages = later
+    assert {other.state_of(subject) for other in others} == {"failed"}
+    net.resume(subject)
+    net.heal()
+    if happens == "kill":
+        net.start(subject)
+    net.run_until(net.agrees, within=10)
+    assert max(age(other, subject) for other in others) < 3.0
+
+
+def age(node: SimNode, other: SimNode) -> float:
+    member = node.lists(other)
+    assert member is not None
+    return member.last_heartbeat_age
