@@ -43,11 +43,10 @@ class Authority:
     @property
     def lacks(self) -> str | None:
         """What a claim would lack now; None: it counts."""
-        if self._is_short:
-            return f"{self._core.view.alive_count} of quorum {self._quorum}"
-        if self._was_missing:
-            return f"a quorum of {self._quorum} that is back for {timing.QUORUM_SETTLE} s"
-        return None
+        if not self._is_short and not self._was_missing:
+            return None
+        seen = f"{self._core.view.alive_count} of quorum {self._quorum}"
+        return seen if self._is_short else f"{seen}, back for less than {timing.QUORUM_SETTLE} s"
 
     @property
     def _is_short(self) -> bool:
@@ -107,8 +106,8 @@ class Authority:
             )
         if not self._is_short:
             return NotAuthoritative(
-                f"this node leads, and lacks {self.lacks}: another may have led without it; "
-                "on_elected is called then"
+                f"this node leads, but sees {self.lacks}: another may have led meanwhile; "
+                "on_elected is called once that is known"
             )
         return NotAuthoritative(
             f"this node leads, but sees {self.lacks}; "

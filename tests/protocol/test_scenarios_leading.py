@@ -332,7 +332,7 @@ def test_authority_begins_with_the_quorum_and_ends_with_it(simulate: Simulate) -
     assert (leader.leadership().token, leader.leadership().lacks) == (None, "1 of quorum 2")
     second = net.add(quorum=2)
     net.run_until(net.agrees, within=10)
-    with pytest.raises(NotAuthoritative, match=r"quorum of 2 that is back for .* on_elected"):
+    with pytest.raises(NotAuthoritative, match=r"sees 2 of quorum 2, back for .* on_elected"):
         leader.token()
     net.run(timing.QUORUM_SETTLE)
     assert turns(leader) == ["quorum_missing", "elected"]
