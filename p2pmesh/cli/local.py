@@ -33,10 +33,11 @@ class NodeGone(MeshError):
     """A node does not answer, or no longer."""
 
 
-def choose(settings: Settings) -> NodeClient:
+def choose(settings: Settings, *, must_answer: bool = False) -> NodeClient:
     """The node to speak to: ``--url``, else the oldest process on this machine that
     answers; it left its token in the runtime directory.  One that was passed over is told
-    of on stderr.  Raises ConfigError, MeshError."""
+    of on stderr.  The last is taken unasked, so that it gets its whole time, unless it
+    ``must_answer``.  Raises ConfigError, MeshError; NodeGone for a last one that did not."""
     if settings.url is not None:
         return NodeClient(settings.url, http_token(settings, os.environ))
     from p2pmesh.transport.runtime import list_nodes
@@ -61,7 +62,11 @@ def choose(settings: Settings) -> NodeClient:
     for number, entry in enumerate(served):
         node = NodeClient(str(entry.http), entry.token)
         is_last = number == len(served) - 1
-        if is_last or _answers(node, f"{entry.instance_id} (process {entry.pid})"):
+        if is_last:
+            if must_answer:
+                _probe(node)
+            return node
+        if _answers(node, f"{entry.instance_id} (process {entry.pid})"):
             return node
     raise AssertionError("the last one is taken")
 
@@ -76,14 +81,22 @@ def has_other(settings: Settings, node: NodeClient) -> bool:
 def _answers(node: NodeClient, who: str) -> bool:
     """Asked before anything is done, so that nothing is done twice."""
     try:
-        node.get("/health", timeout=PROBE_TIMEOUT)
+        _probe(node)
     except NodeGone as error:
-        node.close()
         warn(f"{error}: asking another than {who}")
         return False
+    return True
+
+
+def _probe(node: NodeClient) -> None:
+    """Raises NodeGone, with the connection closed, where nothing answers."""
+    try:
+        node.get("/health", timeout=PROBE_TIMEOUT)
+    except NodeGone:
+        node.close()
+        raise
     except MeshError:
         pass  # an answer, too
-    return True
 
 
 def warn(text: str) -> None:

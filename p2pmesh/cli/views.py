@@ -51,15 +51,17 @@ def leader(call: Call) -> int:
 
 
 def watch(call: Call) -> int:
-    """Until Ctrl-C; when its node ends or falls silent, at another one here."""
+    """Until Ctrl-C; when its node ends or falls silent, at another one here that answers."""
+    goes_on = False
     while True:
-        with choose(call.settings) as node:
+        with choose(call.settings, must_answer=goes_on) as node:
             try:
                 _watch(call, node)
             except NodeGone as error:
                 if call.settings.url is not None or not has_other(call.settings, node):
                     raise
                 warn(f"{error}: what happens until another is asked is not shown")
+                goes_on = True
 
 
 def _watch(call: Call, node: NodeClient) -> None:

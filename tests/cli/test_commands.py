@@ -510,6 +510,24 @@ def test_a_process_that_is_gone_or_silent_is_passed_over_before_anything_is_sent
     assert sum(seen.startswith("POST") for seen, _ in node.seen) == 1
 
 
+def test_watch_ends_when_none_of_the_nodes_here_answers(
+    p2pmesh: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        assert len(told) < 3, "it goes round and round"
+
+    monkeypatch.setattr("p2pmesh.cli.views.warn", tell)
+    runs(runtime, "lab", "http://127.0.0.1:1", started=1.0)
+    runs(runtime, "lab", "http://127.0.0.1:2", started=2.0)
+    status, out, err = p2pmesh("watch")
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith("p2pmesh: no node answers at http://127.0.0.1:2 ")
+    assert len(told) == 1
+
+
 def test_of_several_meshes_one_must_be_named(p2pmesh: Run, runtime: Path, node: FakeNode) -> None:
     runs(runtime, "lab", "http://127.0.0.1:1")
     runs(runtime, "shop", node.url)
