@@ -14,7 +14,8 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -39,7 +40,8 @@ def choose(settings: Settings, *, must_answer: bool = False) -> NodeClient:
     of on stderr.  The last is taken unasked, so that it gets its whole time, unless it
     ``must_answer``.  Raises ConfigError, MeshError; NodeGone for a last one that did not."""
     if settings.url is not None:
-        return NodeClient(settings.url, http_token(settings, os.environ))
+        others = partial(_others_than, settings.url, settings)
+        return NodeClient(settings.url, http_token(settings, os.environ), others)
     from p2pmesh.transport.runtime import list_nodes
 
     wanted = settings.mesh
@@ -78,6 +80,18 @@ def has_other(settings: Settings, node: NodeClient) -> bool:
     return any(each.http not in (None, node.url) for each in list_nodes(settings.mesh))
 
 
+def _others_than(url: str, settings: Settings) -> str:
+    """What to do instead of asking only that URL, where nodes run here."""
+    from p2pmesh.transport.runtime import list_nodes
+
+    try:
+        count = sum(each.http not in (None, url) for each in list_nodes(settings.mesh))
+    except ConfigError:
+        return ""
+    said = f"; without --url and P2PMESH_URL one of the nodes here ({count}) is asked"
+    return said if count else ""
+
+
 def _answers(node: NodeClient, who: str) -> bool:
     """Asked before anything is done, so that nothing is done twice."""
     try:
@@ -107,8 +121,12 @@ def warn(text: str) -> None:
 class NodeClient:
     """Calls to one node's HTTP API over a kept connection."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, instead: Callable[[], str] = str
+    ) -> None:
+        """``instead`` says behind an error what else can be asked."""
         self.url = url
+        self._instead = instead
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(
@@ -235,11 +253,11 @@ class NodeClient:
             reason = error.strerror or error
             raise NodeGone(
                 f"no node answers at {self.url} ({reason}): start one with 'p2pmesh run' "
-                "or give another --url"
+                f"or give another --url{self._instead()}"
             ) from None
 
     def _silent(self, timeout: float) -> NodeGone:
-        return NodeGone(f"the node at {self.url} did not answer in {timeout:g} s")
+        return NodeGone(f"the node at {self.url} did not answer in {timeout:g} s{self._instead()}")
 
 
 def segment(text: str) -> str:

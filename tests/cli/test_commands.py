@@ -528,6 +528,24 @@ def test_watch_ends_when_none_of_the_nodes_here_answers(
     assert len(told) == 1
 
 
+def test_who_asks_a_silent_url_alone_hears_that_others_run_here(
+    p2pmesh: Run, runtime: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pmesh.cli.local.ANSWER_TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        runs(runtime, "lab", url)
+        said = f"p2pmesh: the node at {url} did not answer in 0.05 s"
+        assert p2pmesh("leader", "--url", url) == (1, "", f"{said}\n")
+        runs(runtime, "lab", node.url)
+        assert p2pmesh("leader", "--url", url)[2] == (
+            f"{said}; without --url and P2PMESH_URL one of the nodes here (1) is asked\n"
+        )
+    refused = p2pmesh("leader", "--url", "http://127.0.0.1:1")[2]
+    assert refused.endswith("one of the nodes here (2) is asked\n")
+    assert not node.seen
+
+
 def test_of_several_meshes_one_must_be_named(p2pmesh: Run, runtime: Path, node: FakeNode) -> None:
     runs(runtime, "lab", "http://127.0.0.1:1")
     runs(runtime, "shop", node.url)
