@@ -122,11 +122,13 @@ class Settings:
     """All settings of one command, resolved.  ``origin`` says where each came
     from that is not a default: its flag, environment name, or file and line."""
 
-    # every command
+    # run, and those that speak to a node
     mesh: str | None = _setting(
-        "mesh", "the mesh: nodes of one name (and key) meet", ALL,
+        "mesh", "the mesh: nodes of one name (and key) meet", "run", CLIENT,
         metavar="NAME", read=read_name, shown=DEFAULT_MESH,
     )  # fmt: skip
+
+    # every command
     json: bool = _setting("json", "print JSON only", ALL)
     quiet: bool = _setting("quiet", "print results and errors only", ALL, short="-q")
     verbose: bool = _setting("verbose", "log what happens, not only warnings", ALL, short="-v")

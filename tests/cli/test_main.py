@@ -255,3 +255,11 @@ def test_a_logged_exception_is_one_line_unless_debugging(home: Path) -> None:
 def test_every_command_has_its_function() -> None:
     for name in COMMANDS:
         assert callable(function_of(name))
+
+
+@pytest.mark.parametrize("command", ["demo", "keygen", "version"])
+def test_a_command_that_asks_no_mesh_takes_none(p2pmesh: Run, command: str) -> None:
+    assert "--mesh" not in p2pmesh(command, "--help")[1]
+    status, out, err = p2pmesh(command, "--mesh", "shop")
+    assert (status, out) == (2, "")
+    assert "--mesh" in err
