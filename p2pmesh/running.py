@@ -131,6 +131,7 @@ class Running:
         self.ended: asyncio.Future[None] = loop.create_future()
         self._started = instant()
         self._stopped: asyncio.Future[str] = loop.create_future()
+        self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._listening: set[str] = set()
@@ -197,11 +198,16 @@ class Running:
 
     async def start(self) -> None:
         """Returns when all ports are bound and others can find this node; it has
-        not joined yet.  Raises ConfigError, StoreFull; then it is over."""
+        not joined yet.  Raises ConfigError, StoreFull; then it is over.
+
+        A start is never left half-way: cancelled, it goes on to its end, which is near,
+        and the node leaves.  Others may have met it by then, and what is opened in a
+        thread would stay open."""
+        self._starting = self._loop.create_task(self._start())
         try:
-            await self._start()
+            await asyncio.shield(self._starting)
         except BaseException:
-            await asyncio.shield(self._begin_close())
+            await asyncio.shield(self.begin_leave())
             raise
 
     async def _start(self) -> None:
@@ -241,6 +247,11 @@ class Running:
         await self._rendezvous.start(self._presence())
         watch = watch_interfaces(self.selection, self._select, self._readdress)
         self._stack.callback(asyncio.get_running_loop().create_task(watch).cancel)
+
+    async def _start_over(self) -> None:
+        """Until the start is over, whatever became of it."""
+        if self._starting is not None and not self._starting.done():
+            await asyncio.wait((self._starting,))
 
     async def _open_identity(self) -> None:
         where = self.config.data_dir
@@ -464,6 +475,7 @@ class Running:
         are in, 5 s at most, and close everything.  Cancelled, it closes at once."""
         self.leadership.leaves()
         try:
+            await self._start_over()
             if self.is_driven and not self.driver.is_stopped:
                 self.handlers.finish()
                 if self._server is not None:
@@ -494,10 +506,11 @@ class Running:
             except TimeoutError:
                 self._server.interrupt()
 
-    def begin_leave(self) -> None:
-        """Leave in a task of its own, which nobody waits for."""
+    def begin_leave(self) -> asyncio.Task[None]:
+        """Leave in a task of its own, which nobody has to wait for."""
         if self._leaving is None:
             self._leaving = asyncio.get_running_loop().create_task(self.leave())
+        return self._leaving
 
     async def _withdraw(self) -> None:
         """Be found no more, while the last messages are on their way."""
@@ -519,6 +532,7 @@ class Running:
         return self._closing
 
     async def _close(self) -> None:
+        await self._start_over()
         reason = self._stopped.result() if self._stopped.done() else "left"
         error: MeshError = NotStarted("this node has ended: make a new one")
         if reason != "left":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -35,6 +36,7 @@ from p2pmesh.protocol.types import (
     MessageEvent,
     Token,
 )
+from p2pmesh.rendezvous import Presence, Rendezvous
 from p2pmesh.transport.interfaces import choose, read_interfaces, split_address
 from p2pmesh.transport.runtime import list_nodes
 from tests.nodes import HANG, Make, Meet, echo, state_of, until
@@ -90,6 +92,49 @@ async def test_serving_forever_starts_the_node_and_cancelling_it_leaves(
     with pytest.raises(asyncio.CancelledError):
         await serving
     await until(a, lambda: state_of("b", a) == ["left"])
+
+
+async def test_a_start_that_is_cancelled_says_goodbye_and_leaves_nothing_open(
+    make: Make, meet: Meet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = make("a"), make("b", data_dir=tmp_path / "b")
+    await meet(a)
+    goes_on = asyncio.Event()
+    start = Rendezvous.start
+
+    async def slow_start(self: Rendezvous, presence: Presence) -> None:
+        await start(self, presence)
+        await goes_on.wait()
+
+    monkeypatch.setattr(Rendezvous, "start", slow_start)
+    starting = asyncio.ensure_future(b.start())
+    await a.wait_for(name="b", timeout=HANG)
+    starting.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await until(a, lambda: state_of("b", a) == ["left"])
+    assert [e.instance_id for e in await asyncio.to_thread(list_nodes, a.mesh)] == [a.instance_id]
+    async with make("b", data_dir=tmp_path / "b"):  # nothing holds the lock
+        pass
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, 4, 8, 16, 32, 64])
+async def test_a_start_is_cancelled_anywhere_and_holds_nothing(
+    make: Make, tmp_path: Path, ticks: int
+) -> None:
+    node = make("a", data_dir=tmp_path / "a", http="127.0.0.1:0")
+    starting = asyncio.ensure_future(node.start())
+    for _ in range(ticks):
+        await asyncio.sleep(0.002)
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):  # the last may have started
+        await starting
+    await node.leave()
+    assert not await asyncio.to_thread(list_nodes, node.mesh)
+    async with make("a", data_dir=tmp_path / "a") as again:
+        assert len(again.members()) == 1
 
 
 async def test_serving_ends_when_the_node_leaves(make: Make, meet: Meet) -> None:
