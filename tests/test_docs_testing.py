@@ -30,7 +30,7 @@ EXAMPLES = {name: test for source in FILES for name, test in _tests_in(source).i
 
 
 def test_each_file_of_the_page_has_a_test() -> None:
-    assert len(FILES) == 3
+    assert len(FILES) == 4
     assert all(map(_tests_in, FILES))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol.mesh import Mesh
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.timing import LAG_TOLERANCE
@@ -165,7 +166,10 @@ class SimNode:
         return info is not None and (info.authoritative or info.lacks is not None)
 
     def token(self) -> Token:
-        """Raises NotAuthoritative."""
+        """Raises NotAuthoritative, also while its process does not run: then there is
+        nobody who could show one."""
+        if not self.is_running:
+            raise NotAuthoritative(f"{self.instance_id} does not run: it is {self.state.value}")
         return self.mesh.token(self.now())
 
     def seen(self, *kinds: str) -> list[Event]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol.types import Joined, MeshConfig
 from p2pmesh.testing import Scenario, SimNetwork, SimNode, Timeout
 from p2pmesh.testing.node import State
@@ -350,6 +351,27 @@ def test_a_store_keeps_life_and_epoch_over_a_restart() -> None:
     net.start(node)
     net.run_until(node.leads, within=5)
     assert node.token().epoch > epoch
+
+
+@pytest.mark.parametrize("ask", [False, True])
+def test_a_node_that_does_not_run_shows_no_token_and_asking_it_changes_nothing(ask: bool) -> None:
+    net = meshed(3)
+    leader = net.oldest()
+    net.stop(leader)
+    for _ in range(200):
+        net.run(0.1)
+        if ask:
+            with pytest.raises(NotAuthoritative, match="does not run: it is stopped"):
+                leader.token()
+    net.resume(leader)
+    with pytest.raises(NotAuthoritative):
+        leader.token()
+    net.run(0.1)
+    (demoted,) = leader.seen("demoted")
+    assert demoted.reason.startswith("this process did not run for 2")
+    net.kill(leader)
+    with pytest.raises(NotAuthoritative, match="does not run: it is dead"):
+        leader.token()
 
 
 def test_a_store_that_fails_keeps_nothing() -> None:
