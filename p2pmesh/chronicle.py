@@ -35,7 +35,9 @@ from p2pmesh.protocol.types import (
 log = logging.getLogger("p2pmesh")
 
 #: What to do about a rejected peer.
-_ADVICE: Final = {"other key": " (it has another key, or none: give both the same --key-file)"}
+_ADVICE: Final = {
+    "other mesh or key": " (give both the same --mesh, and the same --key-file or none)"
+}
 
 
 class Chronicle:

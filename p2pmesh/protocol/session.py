@@ -48,7 +48,7 @@ VERSION_MAX: Final = 1
 PREFACE_SIZE: Final = 12
 
 NOT_P2PMESH: Final = "not p2pmesh"
-OTHER_KEY: Final = "other key"
+OTHER_KEY: Final = "other mesh or key"
 HANDSHAKE_FAILED: Final = "handshake failed"
 BAD_FRAME: Final = "bad frame"
 NO_HANDSHAKE: Final = "handshake timeout"

@@ -285,8 +285,8 @@ def test_messages_in_chunks_are_heard_when_they_are_whole() -> None:
 def test_another_key_is_refused_with_a_reason_at_both_ends() -> None:
     ends = Wired(mesh="another")
     at_a, at_b = ends.carry()
-    assert at_b == [Broken(ends.at_b, "other key")]
-    assert at_a == [Broken(ends.at_a, "other key"), AttemptFailed(ends.attempt)]
+    assert at_b == [Broken(ends.at_b, "other mesh or key")]
+    assert at_a == [Broken(ends.at_a, "other mesh or key"), AttemptFailed(ends.attempt)]
     assert ends.attempt.accepted
 
 

@@ -19,7 +19,7 @@ def test_a_host_with_another_key_is_rejected_once_however_often_it_dials() -> No
     network.run(60.0)
     for node in (mine, other):
         (event,) = node.seen("peer_rejected")
-        assert event.reason == "other key"
+        assert event.reason == "other mesh or key"
 
 
 def test_a_member_that_is_stopped_is_not_reported_as_one_that_cannot_be_a_peer() -> None:
