@@ -57,7 +57,8 @@ class Node:
             await node.serve_forever()
 
     A node runs once: when it has left, make another.  It belongs to the event loop
-    in which it was entered, and refuses calls from threads and from other loops.
+    in which it was entered, and refuses calls from threads and from other loops; only
+    ``members()``, ``leader`` and ``leadership`` answer threads, too (``def`` handlers).
     """
 
     def __init__(
@@ -528,8 +529,7 @@ class Node:
         return run.query(run.core.leader)
 
     def _token(self) -> Token:
-        run = self._running
-        return run.driver.command(run.core.token)
+        return self._running.token()
 
     def _drop_in_child(self) -> None:
         self._is_in_child = True

@@ -38,7 +38,7 @@ from p2pmesh.handlers import Handlers
 from p2pmesh.http.tokens import Grant, Scope, Tokens
 from p2pmesh.ids import new_instance_id
 from p2pmesh.leadership import Leadership
-from p2pmesh.loops import refuse_outside
+from p2pmesh.loops import ask, refuse_outside
 from p2pmesh.nodeconfig import NodeConfig
 from p2pmesh.outcomes import CoreOutcomes
 from p2pmesh.protocol.keys import KeyRing
@@ -72,6 +72,7 @@ from p2pmesh.protocol.types import (
     SendRefused,
     Stop,
     Table,
+    Token,
 )
 from p2pmesh.rendezvous import Presence, Rendezvous
 from p2pmesh.store import Store
@@ -176,12 +177,16 @@ class Running:
         return tuple(join_address(host, self.port) for host in hosts)
 
     def query(self, view: Callable[[Instant], T]) -> T:
-        """What a view of the core shows now.  Raises NotStarted after the end, and
-        outside of the loop."""
+        """What a view of the core shows now; from a thread, too, which waits for it.
+        Raises NotStarted after the end, and in another loop."""
         if self.driver.is_stopped:
             raise NotStarted("this node has ended: make a new one")
-        refuse_outside(self._loop)
-        return view(instant())
+        return ask(self._loop, lambda: view(instant()))
+
+    def token(self) -> Token:
+        """As ``query``.  A command, for it may be what notices that this process slept.
+        Raises NotAuthoritative."""
+        return ask(self._loop, lambda: self.driver.command(self.core.token))
 
     def refuse_elsewhere(self) -> None:
         """Raise NotStarted outside of the loop, while there is something to be kept from."""

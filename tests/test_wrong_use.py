@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +28,11 @@ from p2pmesh import (
     Delivery,
     MessageTooLarge,
     Node,
+    NotAuthoritative,
     NotStarted,
     UnknownTarget,
 )
+from p2pmesh.loops import ask
 
 HANG = 20.0
 
@@ -505,13 +508,16 @@ async def test_in_the_command_the_same_is_one_line_and_an_exit_code(world: World
 
 # --- threads and loops --------------------------------------------------------------------
 
+
+async def in_a_loop(question: Callable[[], Any]) -> Any:
+    return question()
+
+
 IN_A_THREAD: Mapping[str, Callable[[World], Any]] = {
     "a thread sends without waiting": lambda w: w.a.send_nowait("b", 1),
-    "a thread lists members": lambda w: w.a.members(),
-    "a thread asks who leads": lambda w: w.a.leader,
-    "a thread asks for the token": lambda w: w.a.leadership.token(),
     "a thread reads events": lambda w: w.a.events(),
     "a thread reads messages": lambda w: w.a.messages(),
+    "another loop lists members": lambda w: asyncio.run(in_a_loop(w.a.members)),
     "another loop sends": lambda w: asyncio.run(w.a.send("b", 1)),
     "another loop asks": lambda w: asyncio.run(w.a.request("b", 1)),
     "another loop broadcasts": lambda w: asyncio.run(w.a.broadcast(1)),
@@ -551,6 +557,39 @@ async def test_a_thread_may_have_the_loop_send_and_look_at_what_is_fixed(world: 
     world.may.set()
     await (await world.a.send("b", "after", type="Job")).done(HANG)
     assert world.got == ["threaded", "after"]
+
+
+async def test_a_handler_in_a_thread_may_ask_who_is_here_and_who_leads(world: World) -> None:
+    @world.a.on("Query")
+    def who(_: AgentMessage) -> Any:
+        try:
+            token = world.a.leadership.token().epoch
+        except NotAuthoritative:
+            token = None
+        assert world.a.leader is not None
+        return [world.a.leader.instance_id, token, len(world.a.members())]
+
+    assert world.a.leader is not None
+    leads = world.a.leader.instance_id == world.a.instance_id
+    answer = await world.b.request(world.a.instance_id, None, timeout=HANG)
+    epoch = world.a.leadership.epoch if leads else None
+    assert answer.payload == [world.a.leader.instance_id, epoch, len(world.a.members())]
+
+
+def test_a_thread_that_asks_is_told_when_the_loop_is_over() -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    assert ask(loop, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        ask(loop, lambda: 1 / 0)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(HANG)
+    with pytest.raises(NotStarted, match="call it where it was entered"):
+        ask(loop, lambda: 7)
+    loop.close()
+    with pytest.raises(NotStarted, match="call it where it was entered"):
+        ask(loop, lambda: 7)
 
 
 async def test_what_has_left_may_leave_again_in_another_loop(world: World) -> None:
