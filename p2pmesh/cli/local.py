@@ -31,7 +31,11 @@ PROBE_TIMEOUT: Final = 2.0  # likewise
 
 
 class NodeGone(MeshError):
-    """A node does not answer, or no longer."""
+    """A node does not answer, or no longer; ``advice`` is for whom there is no other."""
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what + advice)
+        self.what = what
 
 
 def choose(settings: Settings, *, must_answer: bool = False) -> NodeClient:
@@ -97,7 +101,7 @@ def _answers(node: NodeClient, who: str) -> bool:
     try:
         _probe(node)
     except NodeGone as error:
-        warn(f"{error}: asking another than {who}")
+        warn(f"{error.what}, which is {who}: asking another")
         return False
     return True
 
@@ -252,12 +256,12 @@ class NodeClient:
         except OSError as error:
             reason = error.strerror or error
             raise NodeGone(
-                f"no node answers at {self.url} ({reason}): start one with 'p2pmesh run' "
-                f"or give another --url{self._instead()}"
+                f"no node answers at {self.url} ({reason})",
+                f": start one with 'p2pmesh run' or give another --url{self._instead()}",
             ) from None
 
     def _silent(self, timeout: float) -> NodeGone:
-        return NodeGone(f"the node at {self.url} did not answer in {timeout:g} s{self._instead()}")
+        return NodeGone(f"the node at {self.url} did not answer in {timeout:g} s", self._instead())
 
 
 def segment(text: str) -> str:

@@ -209,18 +209,30 @@ def process_birth(pid: int) -> str:
     say.  With the pid namespace, so that a directory shared between containers
     does not make each bury the other's nodes."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            ticks = file.read().rpartition(b")")[2].split()[19].decode("ascii")
-        return f"{os.readlink('/proc/self/ns/pid')} {ticks}"
+        return f"{os.readlink('/proc/self/ns/pid')} {_stat(pid)[19]}"
     except (OSError, IndexError):
         return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat that follow the name: the state is the first."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].decode("ascii").split()
+
+
+def _is_zombie(pid: int) -> bool:
+    """Dead, and its parent has not asked for its status."""
+    try:
+        return _stat(pid)[0] in ("Z", "X")
+    except (OSError, IndexError):
+        return False
 
 
 def is_running(pid: int, birth: str) -> bool:
     """Whether the process of this pid *and* birth may still live."""
     try:
         os.kill(pid, 0)
-        exists = True
+        exists = not _is_zombie(pid)
     except ProcessLookupError:
         exists = False
     except PermissionError:

@@ -88,6 +88,17 @@ def test_the_file_of_a_dead_process_is_removed(
     assert os.listdir(directory) == []
 
 
+def test_the_file_of_a_killed_process_is_removed_before_its_parent_has_noticed(
+    directory: str, sleeper: subprocess.Popen[bytes]
+) -> None:
+    write(directory, entry(pid=sleeper.pid))
+    assert len(list_nodes(directory=directory)) == 1
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # dead, and left a zombie
+    assert list_nodes(directory=directory) == ()
+    assert os.listdir(directory) == []
+
+
 def test_a_reused_pid_does_not_keep_a_file_alive(directory: str) -> None:
     file = write(directory, entry())
     path = Path(directory, file.name)
