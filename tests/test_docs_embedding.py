@@ -44,6 +44,17 @@ async def test_who_goes_on_after_a_full_queue_as_shown_loses_nothing(mesh: str) 
     assert pages == list(range(3000))
 
 
+async def test_duty_as_shown_begins_with_authority_and_ends_with_it(mesh: str) -> None:
+    (block,) = (block for block in BLOCKS if "def duty" in block)
+    async with Node("a", mesh=mesh, mdns=False, bind=["127.0.0.1"], port=0, http=None) as node:
+        there: dict[str, Any] = {"node": node}
+        exec(compile(block, "embedding.md", "exec"), there)
+        async with asyncio.timeout(20):
+            while there["on_duty"] is None:
+                await asyncio.sleep(0.01)
+    assert there["on_duty"].cancelled()
+
+
 def test_what_is_said_of_a_node_exists() -> None:
     node = Node("x")
     for name in re.findall(r"\bnode\.(\w+)", TEXT):
