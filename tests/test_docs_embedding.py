@@ -15,6 +15,7 @@ import pytest
 import p2pmesh
 from p2pmesh import Broadcast, Delivery, MeshError, Node
 from p2pmesh.leadership import Leadership
+from tests.nodes import until
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "embedding.md").read_text()
@@ -49,9 +50,7 @@ async def test_duty_as_shown_begins_with_authority_and_ends_with_it(mesh: str) -
     async with Node("a", mesh=mesh, mdns=False, bind=["127.0.0.1"], port=0, http=None) as node:
         there: dict[str, Any] = {"node": node}
         exec(compile(block, "embedding.md", "exec"), there)
-        async with asyncio.timeout(20):
-            while there["on_duty"] is None:
-                await asyncio.sleep(0.01)
+        await until(node, lambda: there["on_duty"])
     assert there["on_duty"].cancelled()
 
 
