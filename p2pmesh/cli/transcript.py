@@ -153,4 +153,4 @@ def _http_fact(node: Node) -> str:
     where = f"at {node.http_url}"
     if node.http_url != f"http://{node.http_address}":
         where += f", bound to {node.http_address}"
-    return f"{where}: {_WHO_MAY_ASK[node.http_access]}"
+    return f"{where} ({_WHO_MAY_ASK[node.http_access]})"

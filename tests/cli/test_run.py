@@ -92,7 +92,7 @@ def test_for_people_it_says_who_and_where_it_is_and_what_it_keeps(home: Path, me
         r"uses      \S+ on \S+: .+",
         r"skips     127\.0\.0\.1 on lo: loopback",
         r"links     at \S+:\d+",
-        r"http      at http://127\.0\.0\.1:\d+: everybody on this machine may ask",
+        r"http      at http://127\.0\.0\.1:\d+ \(everybody on this machine may ask\)",
         r"security  open: whoever reaches this network can join",
         r"keeps     not durable: give --name or --data-dir",
         r"\d\d:\d\d:\d\d\.\d{3}  joined            life .+, contact null",
@@ -365,7 +365,7 @@ def test_for_people_it_says_where_http_is_bound_and_who_may_ask(home: Path, mesh
         run("bash", "-c", shell, home=home, env=env)
         shown = (home / "out").read_text()
         where = r"at http://127\.0\.0\.1:(\d+), bound to 0\.0\.0\.0:\1"
-        assert re.search(rf"^http      {where}: {said}$", shown, re.MULTILINE)
+        assert re.search(rf"^http      {where} \({said}\)$", shown, re.MULTILINE)
 
 
 # --- how it ends ----------------------------------------------------------------------------
