@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 from p2pmesh import Node, NotAuthoritative
 
@@ -63,4 +63,5 @@ async def main(path):
 
 parser = argparse.ArgumentParser(description="Write to a ledger as long as this node leads.")
 parser.add_argument("ledger", help="path of the SQLite file that all of them share")
-asyncio.run(main(parser.parse_args().ledger))
+with suppress(KeyboardInterrupt):
+    asyncio.run(main(parser.parse_args().ledger))
