@@ -25,7 +25,7 @@ SOURCES: Final = Path(p2pmesh.__file__).parents[1]
 #: two planes meet only at the door.
 PROTOCOL: Final = {
     "values": (
-        {"limits", "payloads", "timing"},
+        {"limits", "nearest", "payloads", "timing"},
         {"types"},
         {"wire", "noise", "keys", "stamps"},
         {"frames", "records"},
@@ -94,7 +94,7 @@ PURE: Final = {
 PURE_PARTS: Final = {"random": {"Random"}, "io": {"BytesIO"}}
 
 #: What the rest of the package may know of the protocol: the door and the values.
-OPEN: Final = {"mesh", "types", "timing", "limits", "payloads", "keys"}
+OPEN: Final = {"mesh", "types", "timing", "limits", "nearest", "payloads", "keys"}
 #: ... and the few that may know less, or have the door itself.
 TRANSPORT_KNOWS: Final = {"types", "timing", "limits"}
 DOOR_HOLDERS: Final = ("p2pmesh.driver", "p2pmesh.running", "p2pmesh.testing")

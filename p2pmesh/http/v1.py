@@ -24,6 +24,7 @@ from p2pmesh.http.streaming import streamed
 from p2pmesh.http.tokens import Scope
 from p2pmesh.messages import DeadLetter
 from p2pmesh.protocol.limits import DEAD_LETTERS_MAX
+from p2pmesh.protocol.nearest import nearest
 from p2pmesh.protocol.types import Member
 from p2pmesh.values import REQUEST_TIMEOUT_MAX
 
@@ -358,7 +359,8 @@ def _find(wanted: str, members: tuple[Member, ...]) -> Member:
             return named[0]
         if named:
             raise AmbiguousTarget(wanted, _ids(named))
-    raise UnknownTarget(wanted)
+    called = {name for member in alive for name in (member.instance_id, member.name) if name}
+    raise UnknownTarget(wanted, nearest(called, wanted))
 
 
 def _ids(members: Iterable[Member]) -> tuple[str, ...]:

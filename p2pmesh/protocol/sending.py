@@ -34,10 +34,11 @@ from p2pmesh.protocol.directory import (
 from p2pmesh.protocol.envelopes import Account, uuid7
 from p2pmesh.protocol.guestdesk import GuestDesk
 from p2pmesh.protocol.ledger import Ledger
+from p2pmesh.protocol.nearest import nearest
 from p2pmesh.protocol.outbox import Outbox
 from p2pmesh.protocol.payloads import Payload
 from p2pmesh.protocol.streams import Item
-from p2pmesh.protocol.targets import Absence, Ambiguous, Parcel, Waiting, find, nearest
+from p2pmesh.protocol.targets import Absence, Ambiguous, Parcel, Waiting, find
 from p2pmesh.protocol.tracking import Ended, Tracking
 from p2pmesh.protocol.types import (
     DeadCopy,

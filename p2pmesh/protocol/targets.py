@@ -18,8 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits
@@ -27,10 +26,6 @@ from p2pmesh.protocol.directory import Directory, away, is_gone_for_good
 from p2pmesh.protocol.envelopes import OVERHEAD, Account
 from p2pmesh.protocol.streams import NEVER
 from p2pmesh.protocol.types import Envelope, Instance, Instant, Recipient
-
-_NEAREST: Final = 3
-_NEAREST_AMONG: Final = 4096
-_SIMILAR: Final = 0.5  # of 1: the same letters and pairs of letters
 
 
 class Absence(Enum):
@@ -66,28 +61,6 @@ def find(directory: Directory, target: str, *, named: bool) -> Instance | Ambigu
 def _was_called(instance: Instance, target: str) -> bool:
     """Did a node have its id as its name, too?  (A guest has no other name.)"""
     return instance.kind == "node" and instance.name == target
-
-
-def nearest(names: Iterable[str], target: str) -> tuple[str, ...]:
-    """Known names that look like the target, best first."""
-    wanted = target.casefold()
-    pieces = _pieces(wanted)
-    scored: list[tuple[float, str]] = []
-    for name in set(islice(names, _NEAREST_AMONG)):
-        folded = name.casefold()
-        theirs = _pieces(folded)
-        score = 2 * len(pieces & theirs) / (len(pieces) + len(theirs))
-        if folded.startswith(wanted) or wanted.startswith(folded):
-            score += 1
-        if score >= _SIMILAR:
-            scored.append((-score, name))
-    return tuple(name for _, name in sorted(scored)[:_NEAREST])
-
-
-def _pieces(text: str) -> set[str]:
-    """Its letters, and its pairs of neighbouring ones, ends included."""
-    padded = f" {text} "
-    return {*padded, *(padded[at : at + 2] for at in range(len(padded) - 1))}
 
 
 class Parcel:

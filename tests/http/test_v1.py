@@ -130,6 +130,9 @@ def test_an_unknown_member_is_404_and_an_ambiguous_name_409(
     served: Served, door: Connection
 ) -> None:
     assert "'nobody'" in problem(door.ask(get("/v1/members/nobody")), 404)["detail"]
+    mistyped = problem(door.ask(get("/v1/members/agnet-1")), 404)
+    assert mistyped["nearest"] == ["agent-1"]
+    assert mistyped["detail"].endswith("; did you mean 'agent-1'?")
     one, two = register(door), register(door)
 
     def rename(instance_id: str) -> None:

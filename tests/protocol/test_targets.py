@@ -4,7 +4,6 @@ import pytest
 
 from p2pmesh.errors import QueueFull
 from p2pmesh.protocol import limits, timing
-from p2pmesh.protocol.targets import nearest
 from p2pmesh.protocol.types import SendRefused
 from tests.protocol.offices import World
 
@@ -141,11 +140,3 @@ def test_what_waits_for_unknown_targets_is_bounded() -> None:
     world.pass_time(2.0)
     assert len(a.of(SendRefused)) == limits.WAITING_TARGETS_MAX
     a.send("now there is room")
-
-
-def test_near_names_are_found_by_their_letters_best_first() -> None:
-    names = ["worker", "walker", "planner", "worker-7", "zebra"]
-    assert nearest(names, "Wroker")[0] == "worker"
-    assert nearest(names, "work")[:1] == ("worker",)
-    assert nearest(names, "qqq") == ()
-    assert nearest([], "x") == ()
