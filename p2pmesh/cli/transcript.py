@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pmesh import AgentMessage, Event, Node
+from p2pmesh import AgentMessage, Event, Node, NotStarted
 from p2pmesh.cli.lines import LineWriter
 from p2pmesh.cli.output import STYLES, Output
 from p2pmesh.cli.views import event_line
@@ -113,7 +113,17 @@ class Transcript:
             await self._lines.write(encoded)
         else:
             shown: dict[str, Any] = msgspec.json.decode(encoded)
-            await self._print(event_line(shown), STYLES.get(str(shown["event"]), ""))
+            await self._print(
+                event_line(shown, self._names() if "accusers" in shown else {}),
+                STYLES.get(str(shown["event"]), ""),
+            )
+
+    def _names(self) -> dict[str, str]:
+        """By node id."""
+        try:
+            return {each.node_id: each.name for each in self._node.members()}
+        except NotStarted:  # the last lines of a node that has ended
+            return {}
 
     async def _print(self, text: str, style: str) -> None:
         await self._lines.write(self._out.painted(text, style).encode(errors="backslashreplace"))

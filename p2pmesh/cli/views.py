@@ -14,6 +14,7 @@ from p2pmesh.cli.local import NodeClient, NodeGone, choose, has_other, segment, 
 from p2pmesh.cli.output import STYLES, to_json
 from p2pmesh.errors import MeshError
 
+_NAMES_MAX: Final = 4096  # of whom watch tells apart
 _NAMED_MAX: Final = 20
 
 
@@ -66,13 +67,21 @@ def watch(call: Call) -> int:
 
 def _watch(call: Call, node: NodeClient) -> None:
     """Until it is gone."""
-    if not (call.settings.json or call.settings.quiet):
-        call.out.note(f"{node.url} sees {_here(node.get('/v1/members')['members'])}")
+    names: dict[str, str] = {}  # of node ids
+    if not call.settings.json:
+        members = node.get("/v1/members")["members"]
+        names = {member.get("node_id"): member.get("name") for member in members}
+        if not call.settings.quiet:
+            call.out.note(f"{node.url} sees {_here(members)}")
     for event in node.events():
         if call.settings.json:
             call.out.object(event)
         else:
-            call.out.text(event_line(event), STYLES.get(str(event.get("event")), ""))
+            if event.get("kind") == "node":
+                names[str(event.get("node_id"))] = str(event.get("name"))
+                if len(names) > _NAMES_MAX:
+                    names.pop(next(iter(names)))
+            call.out.text(event_line(event, names), STYLES.get(str(event.get("event")), ""))
 
 
 def _here(members: Sequence[Mapping[str, Any]]) -> str:
@@ -86,8 +95,11 @@ def _here(members: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(live)} alive: {', '.join(said)}{more}"
 
 
-def event_line(event: Mapping[str, Any]) -> str:
-    """One event for people: when, what, who, and what else it says."""
+def event_line(event: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """One event for people: when, what, who, and what else it says.  ``names`` of node
+    ids are for those who are accusers."""
+    if accusers := event.get("accusers"):
+        event = {**event, "accusers": [names.get(each) or each[:16] for each in accusers]}
     at = time.strftime("%H:%M:%S", time.localtime(event.get("t", 0.0)))
     milliseconds = int(event.get("t", 0.0) * 1000) % 1000
     kind = str(event.get("event"))

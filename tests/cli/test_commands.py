@@ -96,6 +96,8 @@ def test_watch_prints_each_event_and_ends_when_the_node_does(p2pmesh: Run, node:
          "reason": "first"},
         {"event": "member_joined", "t": 1.0, "seq": 2, "instance_id": "bob-1", "node_id": "bb",
          "name": "bob", "kind": "node"},
+        {"event": "member_failed", "t": 2.0, "seq": 3, "instance_id": "eve-1", "node_id": "ee",
+         "name": "eve", "kind": "node", "evidence": "refused", "accusers": ["aa" * 32, "bb"]},
     ]  # fmt: skip
     stream = ": hello\n\n" + "".join(
         f"id: {event['seq']}\nevent: {event['event']}\ndata: {json.dumps(event)}\n\n"
@@ -110,6 +112,7 @@ def test_watch_prints_each_event_and_ends_when_the_node_does(p2pmesh: Run, node:
     assert lines[0] == f"{node.url} sees 1 alive: ada (leader)"
     assert lines[1].endswith("leader_changed    ada-1  epoch 7, first")
     assert lines[2].endswith("member_joined     bob  instance_id bob-1")
+    assert lines[3].endswith("eve  instance_id eve-1, evidence refused, accusers ada bob")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +125,8 @@ def test_watch_prints_each_event_and_ends_when_the_node_does(p2pmesh: Run, node:
         ),
         (
             {"event": "member_failed", "name": "bob", "node_id": "b", "kind": "node",
-             "instance_id": "b-1", "evidence": "refused", "accusers": ["a", "c"]},
-            "member_failed     bob  instance_id b-1, evidence refused, accusers a c",
+             "instance_id": "b", "evidence": "refused", "accusers": ["a", "c" * 64]},
+            "member_failed     bob  instance_id b, evidence refused, accusers ada cccccccccccccccc",
         ),
         ({"event": "lost", "n": 3}, "lost              n 3"),
         ({"event": "alone", "tried": []}, "alone             tried -"),
@@ -135,7 +138,7 @@ def test_watch_prints_each_event_and_ends_when_the_node_does(p2pmesh: Run, node:
     ],
 )  # fmt: skip
 def test_an_event_is_one_line(event: dict[str, Any], said: str) -> None:
-    assert event_line({"t": 1.25, "seq": 1} | event)[8:] == f".250  {said}"
+    assert event_line({"t": 1.25, "seq": 1} | event, {"a": "ada"})[8:] == f".250  {said}"
 
 
 # --- messages -------------------------------------------------------------------
