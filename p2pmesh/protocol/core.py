@@ -106,6 +106,8 @@ class Core:
         self.news = Round()
         #: How late this process runs.
         self.lateness = Lateness()
+        #: A newcomer waits for what its contact knows; 0.0: it has it, or waits no more.
+        self.uninformed_until = 0.0
         self._dirty: dict[int, Link] = {}
 
     # --- reading --------------------------------------------------------------------

@@ -23,6 +23,10 @@ class Directory(Protocol):
         """None: not stamped yet."""
         ...
 
+    def is_informed(self) -> bool:
+        """Joined, and told what was known: whom I do not know then, nobody does."""
+        ...
+
     def instance(self, instance_id: str) -> Instance | None:
         """The highest version known: own agent, other nodes' agents, guests
         anywhere, failed and left ones included."""

@@ -139,9 +139,9 @@ class Dispatch:
                 self._core.tell(link, wire.Pong(n))
             case wire.Pong():
                 self._monitoring.pong(link)
-            case wire.Offer(items, snapshot=snapshot):
+            case wire.Offer(items, snapshot, last):
                 self.items(link, items, flood=not snapshot)
-                self._membership.offered(link)
+                self._membership.offered(link, ends_snapshot=snapshot and last)
             case wire.Buckets():
                 self._membership.buckets(link, message)
             case wire.Digest():

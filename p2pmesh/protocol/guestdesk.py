@@ -11,7 +11,8 @@ Where an instance is decides (``places``), for a caller here as for a peer's Cal
     NOWHERE   new here          unknown         unknown       nothing     ok
 
 Before this node has joined it knows nobody: all are unavailable, and acknowledgements
-are kept.  A forwarded call waits FORWARD_TIMEOUT (*mute*: no answer by then, or the home died
+are kept; and so it is with whom it does not know until it is told what its contact knows.
+A forwarded call waits FORWARD_TIMEOUT (*mute*: no answer by then, or the home died
 meanwhile).  A read that waits for mail waits at the home, which says so at once, and
 answers when there is some; where nobody is home, it waits here for a home.  Whenever
 the place may have changed it asks anew.  An acknowledgement that its home did not take

@@ -66,6 +66,9 @@ class Lookup:
     def my_life(self) -> Life | None:
         return self._core.life
 
+    def is_informed(self) -> bool:
+        return self._core.life is not None and self._core.at.now >= self._core.uninformed_until
+
     def instance(self, instance_id: str) -> Instance | None:
         return self._index().get(instance_id)
 

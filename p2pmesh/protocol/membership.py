@@ -220,13 +220,16 @@ class Membership:
             core.view.forget_guest(guest)
             core.changes.append(Changed(guest, Change.LEFT, before))
 
-    def offered(self, link: Link) -> None:
+    def offered(self, link: Link, *, ends_snapshot: bool) -> None:
         """An offer of this peer was taken in: the next pull may go elsewhere."""
+        if ends_snapshot:
+            self._core.uninformed_until = 0.0
         if self._pulling == link.peer:
             self._pulling = None
 
     def ask_snapshot(self, link: Link) -> None:
         """A joiner's one snapshot, from its contact."""
+        self._core.uninformed_until = self._core.at.now + timing.SNAPSHOT_PATIENCE
         self._pulling = link.peer
         self._pulled_at = link.repaired_at = self._core.at.now
         self._core.tell(link, wire.Want(b""))

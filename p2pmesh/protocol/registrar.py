@@ -135,8 +135,8 @@ class Registrar:
         return None
 
     def _unknown(self) -> Outcome:
-        """Nobody here knows it; before this node has joined that says nothing."""
-        return Outcome("unknown" if self._directory.my_life() is not None else "unavailable")
+        """Nobody here knows it; before this node is told who is here that says nothing."""
+        return Outcome("unknown" if self._directory.is_informed() else "unavailable")
 
     def _deregister(self, at: Instant, where: Where, instance_id: str) -> Outcome:
         match where.place:
@@ -184,7 +184,7 @@ class Registrar:
     ) -> Outcome:
         if where.home == self._ways.me:
             self._home.acknowledge(at, instance_id, body.message_ids)
-        elif where.place is not Place.NOWHERE or self._directory.my_life() is None:
+        elif where.place is not Place.NOWHERE or not self._directory.is_informed():
             self._acks.keep(at, instance_id, body.message_ids)
         return Outcome("ok")
 

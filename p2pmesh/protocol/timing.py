@@ -77,6 +77,7 @@ LEADER_STALLED_AFTER: Final = 3.0
 # --- gossip ------------------------------------------------------------------
 NEWS_INTERVAL: Final = 0.1  # between plain changes; questions and endings go at once,
 HURRY_INTERVAL: Final = 0.05  # or so often once HURRIES_MAX have gone
+SNAPSHOT_PATIENCE: Final = 1.5  # of a newcomer, for what its contact knows
 NEWCOMER_FED: Final = 1.5  # by its contact, from the snapshot on
 REPAIR_AFTER_BEATS: Final = 10  # in a row, each with another difference
 REPAIR_INTERVAL: Final = 5.0  # from one peer

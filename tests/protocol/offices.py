@@ -57,6 +57,9 @@ class View:
     def my_life(self) -> Life | None:
         return self._office.life
 
+    def is_informed(self) -> bool:
+        return self._office.life is not None
+
     def _state(self, office: Office) -> str:
         state = "alive" if office.state == "stopped" else office.state
         return "failed" if office.id in self.buried and state == "alive" else state

@@ -356,3 +356,27 @@ def test_the_proof_can_fail(simulate: Simulate, monkeypatch: pytest.MonkeyPatch)
         if any(again.was_firm for again in _all_again(world)):
             return
     pytest.fail("100 runs without a home's memory, and nothing came again")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_newcomer_denies_no_guest_before_it_was_told_who_is_here(
+    simulate: Simulate, seed: int
+) -> None:
+    net = simulate(seed=seed, delay=0.02)  # its contact's answer is on its way for 40 ms
+    home, _ = net.add(), net.add()
+    net.run_until(net.agrees, within=10)
+    guest = Guest(net, home)
+    newcomer = net.add()
+    net.run_until(lambda: newcomer.life is not None, within=10)
+    answers = [guest.call(newcomer, "heartbeat", status="healthy", metrics=None)]
+    for _ in range(50):
+        net.run(0.005)
+        answers.append(guest.call(newcomer, "heartbeat", status="healthy", metrics=None))
+    said = [answer().status for answer in answers]
+    assert said[0] == "unavailable"
+    assert said[-1] == "ok"
+    assert set(said) == {"unavailable", "ok"}
+    other = net.command(newcomer, "heartbeat", instance_id="x", status="healthy", metrics=None)
+    net.run(0.1)
+    ended = [each for each in newcomer.outcomes if isinstance(each, CallEnded)]
+    assert [each.status for each in ended if each.call == other] == ["unknown"]
