@@ -249,7 +249,10 @@ class Running:
         )
         self._stack.push_async_callback(self._rendezvous.close)
         self._drops.append(self._rendezvous.drop_in_child)
+        self.driver.command(self.core.look, is_begun=False)
         await self._rendezvous.start(self._presence())
+        if not self.driver.is_stopped:
+            self.driver.command(self.core.look, is_begun=True)
         watch = watch_interfaces(self.selection, self._select, self._readdress)
         self._stack.callback(asyncio.get_running_loop().create_task(watch).cancel)
 

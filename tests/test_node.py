@@ -27,7 +27,7 @@ from p2pmesh import (
     RequestTimeout,
 )
 from p2pmesh.protocol import records
-from p2pmesh.protocol.timing import LEAVE_TIMEOUT
+from p2pmesh.protocol.timing import ALONE_AFTER, LEAVE_TIMEOUT
 from p2pmesh.protocol.types import (
     Alone,
     LeaderChanged,
@@ -135,6 +135,22 @@ async def test_a_start_is_cancelled_anywhere_and_holds_nothing(
     assert not await asyncio.to_thread(list_nodes, node.mesh)
     async with make("a", data_dir=tmp_path / "a") as again:
         assert len(again.members()) == 1
+
+
+async def test_a_node_whose_discovery_begins_late_joins_and_founds_no_mesh_of_its_own(
+    make: Make, meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = make("a"), make("b")
+    await meet(a)
+    start = Rendezvous.start
+
+    async def late_start(self: Rendezvous, presence: Presence) -> None:
+        await asyncio.sleep(1.5 * ALONE_AFTER)
+        await start(self, presence)
+
+    monkeypatch.setattr(Rendezvous, "start", late_start)
+    await meet(b)
+    assert (await b.joined()).contact == a.id
 
 
 async def test_serving_ends_when_the_node_leaves(make: Make, meet: Meet) -> None:

@@ -16,6 +16,7 @@ Not here: whom to dial (``seeking``), and what others hold of my id (``doubles``
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -70,6 +71,7 @@ class Joining:
         self._seeking = seeking
         self._doubles = doubles
         self._rejected: set[tuple[str, str]] = set()
+        self._looks_until = 0.0  # that nobody was found says nothing before
 
     # --- starting ---------------------------------------------------------------------
 
@@ -77,13 +79,18 @@ class Joining:
         core = self._core
         core.timers.set("alone", None, core.at.now + timing.ALONE_AFTER)
 
+    def look(self, *, is_begun: bool) -> None:
+        """Discovery is about to begin, which takes a busy machine a while, or has begun."""
+        self._looks_until = self._core.at.now + timing.LOOK_GRACE if is_begun else math.inf
+
     def alone_due(self) -> None:
-        """Nobody met: found a mesh, unless somebody is being dialled (5 s at most)."""
+        """Nobody met: found a mesh, unless somebody is dialled or looked for (5 s at most)."""
         core = self._core
         if core.life is not None:
             return
         shaking = any(not link.is_up for link in core.connections.links.values())
-        pending = self._seeking.candidates.pending() or shaking or bool(core.links_up)
+        is_looking = core.at.now < self._looks_until
+        pending = is_looking or shaking or bool(core.links_up) or self._seeking.candidates.pending()
         latest = core.started.now + timing.STAMP_LATEST
         if pending and core.at.now < latest - 0.001:
             core.timers.set("alone", None, min(core.at.now + 0.1, latest))

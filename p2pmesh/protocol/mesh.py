@@ -308,6 +308,14 @@ class Mesh:
         self._word.say(status, metrics)
         self._settle()
 
+    # --- commands: looking for others -----------------------------------------------------
+
+    def look(self, at: Instant, *, is_begun: bool) -> None:
+        """Discovery is about to begin, or has begun: in between nobody founds a mesh
+        because nobody was found, unless it takes too long."""
+        self._core.at = at
+        self._joining.look(is_begun=is_begun)
+
     # --- commands: leaving ----------------------------------------------------------------
 
     def leave(self, at: Instant, *, is_working: bool = False) -> None:

@@ -86,6 +86,7 @@ TOMBSTONE_TTL: Final = 24 * 3600.0
 
 # --- joining and leading ----------------------------------------------------
 ALONE_AFTER: Final = 1.0  # no candidate pending: found a mesh
+LOOK_GRACE: Final = 0.5  # for answers, once discovery is under way
 STAMP_LATEST: Final = 5.0
 CANDIDATE_RETRY: Final = 1.0
 CANDIDATE_RETRY_MAX: Final = 30.0
