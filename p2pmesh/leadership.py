@@ -37,6 +37,7 @@ class Leadership:
         self._running: dict[asyncio.Task[None], _Callback] = {}
         self._one_over = asyncio.Event()
         self._held: Token | None = None  # what was told by on_elected, and not yet ended
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which that was
 
     @property
     def epoch(self) -> int | None:
@@ -62,8 +63,8 @@ class Leadership:
         Where it has begun already, soon.  A decorator.  Raises ConfigError."""
         refuse_unless_callable(callback, "token")
         self._on_elected.append(callback)
-        if self._held is not None:
-            asyncio.get_running_loop().call_soon(self._catch_up, callback, self._held)
+        if (token := self._held) is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._catch_up, callback, token)
         return callback
 
     def on_demoted(self, callback: F) -> F:
@@ -77,7 +78,7 @@ class Leadership:
     def changed(self, event: Elected | Demoted) -> None:
         match event:
             case Elected(token=token):
-                self._held = token
+                self._held, self._loop = token, asyncio.get_running_loop()
                 self._call(self._on_elected, token)
             case Demoted(reason=reason):
                 self._held = None
@@ -109,10 +110,10 @@ class Leadership:
             self._call([callback], token)
 
     def _call(self, callbacks: list[_Callback], value: object) -> None:
-        for callback in callbacks:
+        for callback in tuple(callbacks):  # one that is registered by another catches up
             try:
                 result = callback(value)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # a result of what was cancelled, say
                 log.exception("the callback %r failed", callback)
                 continue
             if inspect.isawaitable(result):

@@ -530,6 +530,49 @@ async def test_on_elected_of_a_node_that_leads_already_is_called_once(make: Make
         assert told.empty()
 
 
+async def test_a_thread_may_register_callbacks_of_a_node_that_leads(make: Make) -> None:
+    told: asyncio.Queue[Token] = asyncio.Queue()
+    async with make("a") as a:
+        await until(a, lambda: a.leadership.authoritative)
+        await asyncio.to_thread(a.leadership.on_elected, told.put_nowait)
+        assert await asyncio.wait_for(told.get(), HANG) == a.leadership.token()
+
+
+async def test_a_callback_that_another_registers_is_called_once(make: Make) -> None:
+    told: list[Token] = []
+    a = make("a")
+
+    @a.leadership.on_elected
+    def register(token: Token) -> None:
+        a.leadership.on_elected(told.append)
+
+    async with a:
+        await until(a, lambda: told != [])
+        await asyncio.sleep(0.05)
+        assert told == [a.leadership.token()]
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_what_a_callback_raises_keeps_no_other_from_being_called(
+    make: Make, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    """A plain function raises CancelledError where it asks what was cancelled for its result."""
+    told: list[object] = []
+    a = make("a")
+
+    def fails(_: object) -> None:
+        raise error
+
+    for register in (a.leadership.on_elected, a.leadership.on_demoted):
+        register(fails)
+        register(told.append)
+    async with a:
+        await until(a, lambda: told != [])
+        assert told == [a.leadership.token()]
+    assert told[1:] == ["this node leaves"]
+    assert caplog.text.count("the callback") == 2
+
+
 async def test_what_on_demoted_begins_when_its_node_leaves_may_end(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
