@@ -23,7 +23,7 @@ class Stale(Exception):
 def write(path, token, text):
     """Add an entry to the ledger: its number.  Raises Stale."""
     shown = [token.epoch, *token.life, token.node_id]  # ordered as tokens are
-    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as db:
+    with closing(sqlite3.connect(path, timeout=2, isolation_level=None)) as db:
         db.execute("CREATE TABLE IF NOT EXISTS fence (highest TEXT)")
         db.execute("CREATE TABLE IF NOT EXISTS entries (epoch INTEGER, text TEXT)")
         with db:  # one transaction: nobody comes between the look and the write
@@ -59,6 +59,8 @@ async def main(path):
                     say("following", id=followed)
             except Stale as refusal:
                 say("refused", why=str(refusal))
+            except sqlite3.OperationalError as error:  # locked by one that was stopped, say
+                say("waits", why=str(error))
 
 
 parser = argparse.ArgumentParser(description="Write to a ledger as long as this node leads.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,20 @@ HANG = 30.0
 
 #: Nothing of an example is changed: only where its nodes look for others.
 IN_A_MESH_OF_ITS_OWN = """
-import functools, runpy, sys
+import runpy, sys
 import p2pmesh
-own = {"mesh": sys.argv[2], "mdns": False, "bind": ["127.0.0.1"], "port": 0, "http": None}
-p2pmesh.Node = functools.partial(p2pmesh.Node, **own)
-runpy.run_path(sys.argv[1], run_name="__main__")
+_, mesh, *sys.argv = sys.argv
+own = {"mesh": mesh, "mdns": False, "bind": ["127.0.0.1"], "port": 0, "http": None}
+Node = p2pmesh.Node
+p2pmesh.Node = lambda *args, **given: Node(*args, **given | own)
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 class Example:
-    def __init__(self, name: str, mesh: str, home: Path) -> None:
-        command = [sys.executable, "-c", IN_A_MESH_OF_ITS_OWN, str(EXAMPLES / name), mesh]
+    def __init__(self, mesh: str, home: Path, name: str, *arguments: str) -> None:
+        example = (str(EXAMPLES / name), *arguments)
+        command = (sys.executable, "-c", IN_A_MESH_OF_ITS_OWN, mesh, *example)
         self.process = subprocess.Popen(
             command,
             env=environment(home),
@@ -51,14 +55,14 @@ class Example:
 
 
 @pytest.fixture
-def run(mesh: str, home: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+def run(mesh: str, home: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     with ExitStack() as stack:
-        yield lambda name: stack.enter_context(Example(name, mesh, home)).process
+        yield lambda *example: stack.enter_context(Example(mesh, home, *example)).process
 
 
 @pytest.mark.parametrize("order", [["worker.py", "ask.py"], ["ask.py", "worker.py"]])
 def test_the_asker_gets_its_answer_whoever_starts_first(
-    run: Callable[[str], subprocess.Popen[str]], order: list[str]
+    run: Callable[..., subprocess.Popen[str]], order: list[str]
 ) -> None:
     started = {name: run(name) for name in order}
     said = "asking the worker, and waiting for it if need be\n"
@@ -68,12 +72,28 @@ def test_the_asker_gets_its_answer_whoever_starts_first(
     started["worker.py"].communicate(timeout=HANG)
 
 
-def test_parts_are_printed_as_they_come(run: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_parts_are_printed_as_they_come(run: Callable[..., subprocess.Popen[str]]) -> None:
     process = run("stream.py")
     assert process.stdout is not None
     assert process.stdout.read(4) == "Once"
     rest, errors = process.communicate(timeout=HANG)
     assert (rest.strip(), process.returncode) == ("upon a time there was a mesh.", 0), errors
+
+
+def test_a_leader_waits_for_a_ledger_that_another_holds(
+    run: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """One that was stopped within its transaction, say."""
+    ledger = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as held:
+        held.execute("BEGIN EXCLUSIVE")
+        process = run("fenced.py", str(ledger))
+        assert process.stdout is not None
+        events = (json.loads(line) for line in process.stdout)
+        assert next(events)["event"] == "joined"
+        assert next(events) == {"event": "waits", "why": "database is locked"}
+        held.execute("ROLLBACK")
+    assert next(event for event in events if event["event"] != "waits")["event"] == "wrote"
 
 
 @pytest.mark.parametrize(("name", "most"), [("worker.py", 9), ("ask.py", 7)])
