@@ -59,7 +59,7 @@ class Leadership:
 
     def on_elected(self, callback: F) -> F:
         """Call it (a function or a coroutine function) with the token when this node's
-        authority begins: it leads and, with ``quorum=n``, sees n live members.
+        authority begins: it leads and, with ``quorum=n``, sees n members alive and not suspect.
         Where it has begun already, soon.  A decorator.  Raises ConfigError."""
         refuse_unless_callable(callback, "token")
         self._on_elected.append(callback)

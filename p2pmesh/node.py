@@ -103,7 +103,7 @@ class Node:
         ``P2PMESH_KEY`` says; an empty sequence: an open mesh, whatever it says.
         ``agent``: False makes an observer, which cannot be addressed and never leads.
         ``candidate``: False: never lead.  ``quorum``: lead with authority only
-        while at least this many live members are seen.
+        while at least this many members are alive, and not suspect.
         ``preset``: "lan", "local" or "wifi": how often and how patiently.
         ``zeroconf``: the application's own instance, of the running loop.
         """

@@ -32,7 +32,7 @@ class Leading:
         self._core = core
         self._questions = questions
         self._leadership = Leadership(core.me)
-        self._authority = Authority(core)
+        self._authority = Authority(core, questions.suspicions)
         self._leader: NodeId | None = None
         self._life: Life | None = None
         self._since: float | None = None
@@ -54,6 +54,11 @@ class Leading:
         """The view changed.  Most changes have no part in who leads."""
         if self._deciding() != self._decided:
             self.settle()
+
+    def follow_questions(self) -> None:
+        """Who is in question counts for no quorum."""
+        if self._core.config.quorum is not None:
+            self.follow()
 
     def settle(self) -> None:
         """Who leads now, and is there something to say?"""

@@ -541,6 +541,7 @@ class Mesh:
         """Hand what changed to all who follow, until nothing changes any more."""
         core = self._core
         self._monitoring.follow_questions()
+        self._leading.follow_questions()
         if self._membership.own_seen:
             self._doubles.own_came_back()
         while core.changes:

@@ -394,6 +394,32 @@ def rule(net: SimNetwork, seconds: float) -> list[tuple[float, tuple[SimNode, ..
 
 @pytest.mark.parametrize(
     ("sizes", "quorum"),
+    [((1, 2), 2), ((2, 1), 2), ((2, 3), 3), ((1, 4), 3), ((3, 4), 4), ((2, 5), 4), ((2, 2, 3), 4)],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(8))
+def test_when_a_split_begins_no_two_have_authority(
+    seed: int, sizes: tuple[int, ...], quorum: int
+) -> None:
+    """The side that is too small has all of the other in question before that has given up
+    the leader: nobody who is asked about counts."""
+    with SimNetwork(seed, delay=0.001, jitter=0.002, loss=0.02 * (seed % 2)) as net:
+        for _ in range(sum(sizes)):
+            net.add(quorum=quorum)
+            net.run(0.1)
+        net.run(3.0 + seed / 8)
+        places = net.nodes[seed:] + net.nodes[:seed]
+        sides = [[places.pop() for _ in range(size)] for size in sizes]
+        small = [node for side in sides if len(side) < quorum for node in side]
+        before = [len(node.seen("elected")) for node in small]
+        net.partition(*sides)
+        told = rule(net, 9.0)
+        assert max(len(ruling) for _, ruling in told) == 1
+        assert [len(node.seen("elected")) for node in small] == before
+
+
+@pytest.mark.parametrize(
+    ("sizes", "quorum"),
     [((3, 3), 4), ((2, 3), 3), ((1, 5), 4), ((2, 2, 2), 4), ((3, 1, 3), 4)],
     ids=str,
 )
