@@ -51,7 +51,7 @@ PROTOCOL: Final = {
         {"authority", "membership", "reporting", "seeking", "selfword"},
         {"doubles", "neighbours", "orphans"},
         {"questions", "sidelinks"},
-        {"monitoring"},
+        {"monitoring", "reach"},
         {"converged", "joining", "leading", "lookup"},
         {"sleeping"},
     ),

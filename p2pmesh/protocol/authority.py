@@ -2,8 +2,9 @@
 
 Who holds a claim leads.  With ``quorum=n`` it has authority only while it sees n live
 members, itself among them, whom nobody has in question: where a network falls apart all
-of the other side are, for a second or more before they are given up.  ``Elected`` and
-``Demoted`` tell of authority, in turns: never two of one kind.
+of the other side are, for a second or more before they are given up.  Who does not
+reach more than half of its neighbours (``reach``) counts those alone.  ``Elected`` and ``Demoted``
+tell of authority, in turns: never two of one kind.
 
 A quorum that was missing may be back because a split heals, and another leader of the
 other side sees it come back, too.  So it counts once what is known of members and other
@@ -16,6 +17,7 @@ another led meanwhile, then with a higher epoch; who hears of that claims above 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 from p2pmesh.errors import NotAuthoritative
@@ -28,9 +30,12 @@ from p2pmesh.protocol.types import Demoted, Elected, QuorumMissing, Token
 class Authority:
     """What this node's claim, if it has one, is worth."""
 
-    def __init__(self, core: Core, suspicions: Suspicions) -> None:
+    def __init__(
+        self, core: Core, suspicions: Suspicions, reached: Callable[[], int | None]
+    ) -> None:
         self._core = core
         self._suspicions = suspicions
+        self._reached = reached
         self._quorum = core.config.quorum
         self._told: Token | None = None  # by Elected, and not yet ended
         self._is_missing_told = False
@@ -56,7 +61,8 @@ class Authority:
         """How many count for a quorum."""
         view, me = self._core.view, self._core.me
         asked = sum(1 for node in self._suspicions.open if node != me and view.is_alive(node))
-        return view.alive_count - asked
+        seen, reached = view.alive_count - asked, self._reached()
+        return seen if reached is None else min(seen, reached)
 
     @property
     def _is_short(self) -> bool:

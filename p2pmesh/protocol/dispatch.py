@@ -137,8 +137,9 @@ class Dispatch:
                 self.items(link, items, flood=True)
             case wire.Ping(n):
                 self._core.tell(link, wire.Pong(n))
-            case wire.Pong():
+            case wire.Pong() as pong:
                 self._monitoring.pong(link)
+                self._leading.answered(link, pong)
             case wire.Offer(items, snapshot, last):
                 self.items(link, items, flood=not snapshot)
                 self._membership.offered(link, ends_snapshot=snapshot and last)

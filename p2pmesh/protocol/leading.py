@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pmesh.protocol import timing
+from p2pmesh.protocol import timing, wire
 from p2pmesh.protocol.authority import Authority
 from p2pmesh.protocol.core import Core
 from p2pmesh.protocol.leader import Leadership, Phase, is_epoch_credible
+from p2pmesh.protocol.links import Link
 from p2pmesh.protocol.members import Tombstone
 from p2pmesh.protocol.news import Urgency
 from p2pmesh.protocol.questions import Questions
+from p2pmesh.protocol.reach import Reach
 from p2pmesh.protocol.records import SignedRecord
 from p2pmesh.protocol.types import (
     LeaderChanged,
@@ -28,11 +30,12 @@ from p2pmesh.protocol.types import (
 class Leading:
     """Leadership as this node sees and, when it is the oldest, holds it."""
 
-    def __init__(self, core: Core, questions: Questions) -> None:
+    def __init__(self, core: Core, questions: Questions, reach: Reach) -> None:
         self._core = core
         self._questions = questions
         self._leadership = Leadership(core.me)
-        self._authority = Authority(core, questions.suspicions)
+        self._reach = reach
+        self._authority = Authority(core, questions.suspicions, reach.count)
         self._leader: NodeId | None = None
         self._life: Life | None = None
         self._since: float | None = None
@@ -83,6 +86,23 @@ class Leading:
         self._authority.weigh(self._token())
         self._claim()
         self._tell()
+        self._follow_reach()
+
+    def _follow_reach(self) -> None:
+        """Who leads with a quorum asks whether it is heard."""
+        if self._core.config.quorum is None or self._token() is None:
+            self._reach.stop()
+        elif not self._reach.is_asking:
+            self._reach.ask()
+
+    def reach_due(self) -> None:
+        self._reach.ask()
+        self.follow()
+
+    def answered(self, link: Link, pong: wire.Pong) -> None:
+        if self._reach.is_asking:
+            self._reach.answered(link, pong)
+            self.follow()
 
     def _deciding(self) -> tuple[object, ...]:
         """All of the view that decides who leads, and with which claim."""

@@ -38,6 +38,7 @@ from p2pmesh.protocol.neighbours import Neighbours
 from p2pmesh.protocol.orphans import Orphans
 from p2pmesh.protocol.plane import MessagePlane
 from p2pmesh.protocol.questions import Questions
+from p2pmesh.protocol.reach import Reach
 from p2pmesh.protocol.records import RecordBook
 from p2pmesh.protocol.reporting import event_of, who
 from p2pmesh.protocol.seeking import Seeking
@@ -109,7 +110,7 @@ class Mesh:
         self._joining = Joining(
             core, self._membership, neighbours, monitoring, self._seeking, self._doubles
         )
-        self._leading = Leading(core, questions)
+        self._leading = Leading(core, questions, Reach(core, neighbours, questions))
         self._sleeping = Sleeping(core, self._membership, monitoring, self._leading)
         self._lookup = Lookup(core, questions)
         self._plane = MessagePlane(
@@ -482,6 +483,8 @@ class Mesh:
                 seeking.heal()
             case (("claim" | "authority"), _):
                 self._leading.settle()
+            case "reach", _:
+                self._leading.reach_due()
             case "handshake", int(link):
                 self._dispatch.handshake_due(link)
             case "flush", int(link):

@@ -418,6 +418,43 @@ def test_when_a_split_begins_no_two_have_authority(
         assert [len(node.seen("elected")) for node in small] == before
 
 
+@pytest.mark.parametrize(("unheard", "others"), [(1, 2), (1, 4), (2, 3), (3, 4), (2, 9)], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_whom_nobody_hears_has_no_authority_beside_its_successor(
+    seed: int, unheard: int, others: int
+) -> None:
+    """It hears them all: what tells it is that nobody answers."""
+    with SimNetwork(seed, delay=0.001, jitter=0.002, loss=0.02 * (seed % 2)) as net:
+        for _ in range(unheard + others):
+            net.add(quorum=(unheard + others) // 2 + 1)
+            net.run(0.1)
+        net.run(3.0 + seed / 5)
+        for source in net.nodes[:unheard]:
+            for target in net.nodes[unheard:]:
+                net.cut(source, target, both=False)
+        told = rule(net, 9.0)
+        assert max(len(ruling) for _, ruling in told) == 1
+        assert told[0][1] == (net.nodes[0],)
+        assert told[-1][1] == (net.nodes[unheard],)
+
+
+@pytest.mark.parametrize(("size", "stopped"), [(2, 1), (3, 2), (5, 4), (9, 8)], ids=str)
+def test_authority_outlives_that_all_others_do_not_run_for_a_while(size: int, stopped: int) -> None:
+    with SimNetwork(3, delay=0.001, jitter=0.002) as net:
+        for _ in range(size):
+            net.add(quorum=size // 2 + 1)
+            net.run(0.1)
+        net.run(3.0)
+        for node in net.nodes[-stopped:]:
+            net.stop(node)
+        net.run(10.0)
+        for node in net.nodes[-stopped:]:
+            net.resume(node)
+        net.run(5.0)
+        assert turns(net.nodes[0])[-1] == "elected"
+        assert len(net.nodes[0].seen("demoted")) == 0
+
+
 @pytest.mark.parametrize(
     ("sizes", "quorum"),
     [((3, 3), 4), ((2, 3), 3), ((1, 5), 4), ((2, 2, 2), 4), ((3, 1, 3), 4)],
