@@ -2,8 +2,8 @@
 
 Who holds a claim leads.  With ``quorum=n`` it has authority only while it sees n live
 members, itself among them, whom nobody has in question: where a network falls apart all
-of the other side are, for a second or more before they are given up.  Who does not
-reach more than half of its neighbours (``reach``) counts those alone.  ``Elected`` and ``Demoted``
+of the other side are, for a second or more before they are given up.  Nor do
+those count whom this node does not reach (``reach``).  ``Elected`` and ``Demoted``
 tell of authority, in turns: never two of one kind.
 
 A quorum that was missing may be back because a split heals, and another leader of the
@@ -23,19 +23,15 @@ from math import inf
 from p2pmesh.errors import NotAuthoritative
 from p2pmesh.protocol import timing
 from p2pmesh.protocol.core import Core
-from p2pmesh.protocol.suspicion import Suspicions
 from p2pmesh.protocol.types import Demoted, Elected, QuorumMissing, Token
 
 
 class Authority:
     """What this node's claim, if it has one, is worth."""
 
-    def __init__(
-        self, core: Core, suspicions: Suspicions, reached: Callable[[], int | None]
-    ) -> None:
+    def __init__(self, core: Core, seen: Callable[[], int]) -> None:
         self._core = core
-        self._suspicions = suspicions
-        self._reached = reached
+        self._seen = seen  # how many count for a quorum
         self._quorum = core.config.quorum
         self._told: Token | None = None  # by Elected, and not yet ended
         self._is_missing_told = False
@@ -53,24 +49,16 @@ class Authority:
         """What a claim would lack now; None: it counts."""
         if not self._is_short and not self._was_missing:
             return None
-        seen = f"{self._seen} of quorum {self._quorum}"
+        seen = f"{self._seen()} of quorum {self._quorum}"
         return seen if self._is_short else f"{seen}, back for less than {timing.QUORUM_SETTLE} s"
 
     @property
-    def _seen(self) -> int:
-        """How many count for a quorum."""
-        view, me = self._core.view, self._core.me
-        asked = sum(1 for node in self._suspicions.open if node != me and view.is_alive(node))
-        seen, reached = view.alive_count - asked, self._reached()
-        return seen if reached is None else min(seen, reached)
-
-    @property
     def _is_short(self) -> bool:
-        return self._quorum is not None and self._seen < self._quorum
+        return self._quorum is not None and self._seen() < self._quorum
 
     def basis(self) -> tuple[object, ...]:
         """All of the view, but for claims, that decides what a claim is worth."""
-        return self._is_short, self._was_missing and self._seen
+        return self._is_short, self._was_missing and self._seen()
 
     def weigh(self, claim: Token | None, why_not: str = "") -> None:
         """This is what I claim now; ``why_not`` says why it is nothing any more."""
@@ -86,7 +74,7 @@ class Authority:
         is_missing = claim is not None and self._is_short
         if is_missing and not self._is_missing_told:
             assert self._quorum is not None
-            self._core.act(QuorumMissing(seen=self._seen, quorum=self._quorum))
+            self._core.act(QuorumMissing(seen=self._seen(), quorum=self._quorum))
         self._is_missing_told = is_missing
 
     def _settle(self, claim: Token | None) -> None:
@@ -100,7 +88,7 @@ class Authority:
         now, view = core.at.now, core.view
         leader = view.leader()
         claims = leader.id if leader else None, view.highest_epoch, view.claimant
-        known = (*claims, self._seen)
+        known = (*claims, self._seen())
         if self._back_at is None:
             self._back_at, self._known = now, ()
         if known != self._known:

@@ -35,7 +35,7 @@ class Leading:
         self._questions = questions
         self._leadership = Leadership(core.me)
         self._reach = reach
-        self._authority = Authority(core, questions.suspicions, reach.count)
+        self._authority = Authority(core, reach.seen)
         self._leader: NodeId | None = None
         self._life: Life | None = None
         self._since: float | None = None
@@ -57,6 +57,8 @@ class Leading:
         """The view changed.  Most changes have no part in who leads."""
         if self._deciding() != self._decided:
             self.settle()
+        if self._reach.is_asking and not self._reach.is_complete:
+            self._reach.ask()
 
     def follow_questions(self) -> None:
         """Who is in question counts for no quorum."""
@@ -89,8 +91,8 @@ class Leading:
         self._follow_reach()
 
     def _follow_reach(self) -> None:
-        """Who leads with a quorum asks whether it is heard."""
-        if self._core.config.quorum is None or self._token() is None:
+        """Who leads with a quorum asks whether it is heard; also between two claims."""
+        if self._core.config.quorum is None or self._leader != self._core.me:
             self._reach.stop()
         elif not self._reach.is_asking:
             self._reach.ask()

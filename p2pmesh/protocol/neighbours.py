@@ -34,22 +34,21 @@ class Neighbours:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.targets: set[NodeId] = set()
-        #: To whom no link could be made, and until when another takes its place.
-        self.unlinkable: dict[NodeId, float] = {}
         #: Where I completed a handshake with this life by dialling.
         self._met: dict[NodeId, tuple[Life, str]] = {}
         self._wanted_since: dict[NodeId, float] = {}
+        self._unlinkable: dict[NodeId, float] = {}
         self._rings_at = -timing.RING_SETTLE
 
     # --- rings ----------------------------------------------------------------------
 
     def join_rings(self, node: NodeId) -> None:
         """It is alive, and nobody asks whether it is gone."""
-        if self._core.rings.add(node) or self.unlinkable:
+        if self._core.rings.add(node) or self._unlinkable:
             self.rings_changed()
 
     def leave_rings(self, node: NodeId) -> None:
-        if self._core.rings.remove(node) or self.unlinkable:
+        if self._core.rings.remove(node) or self._unlinkable:
             self.rings_changed()
 
     def rings_changed(self) -> None:
@@ -63,13 +62,13 @@ class Neighbours:
         now = self._rings_at = core.at.now
         if core.life is None or core.has_left:
             return
-        self.unlinkable = {n: until for n, until in self.unlinkable.items() if until > now}
-        if self.unlinkable:  # then they are tried again
-            core.timers.set_earlier("rings", None, min(self.unlinkable.values()))
+        self._unlinkable = {n: until for n, until in self._unlinkable.items() if until > now}
+        if self._unlinkable:  # then they are tried again
+            core.timers.set_earlier("rings", None, min(self._unlinkable.values()))
         targets = {
             target
             for position in POSITIONS
-            if (target := core.rings.at(core.me, position, self.unlinkable)) is not None
+            if (target := core.rings.at(core.me, position, self._unlinkable)) is not None
         }
         # A suspect is off the rings, but stays watched until the verdict.
         targets |= {node for node in self.targets if node in suspects}
@@ -178,7 +177,7 @@ class Neighbours:
             return False
         core.timers.set("connect", peer, now + 1.0)
         if now - self._wanted_since.get(peer, now) >= timing.RING_FILL_AFTER:
-            self.unlinkable[peer] = now + _UNLINKABLE_FOR
+            self._unlinkable[peer] = now + _UNLINKABLE_FOR
             self.rings_changed()
         return True
 
@@ -196,7 +195,7 @@ class Neighbours:
         """A member completed a handshake and HELLO."""
         peer = link.peer
         assert peer is not None
-        self.unlinkable.pop(peer, None)
+        self._unlinkable.pop(peer, None)
         self._wanted_since.pop(peer, None)
         if link.is_outbound:
             self.note_met(peer, link.address)
@@ -226,13 +225,13 @@ class Neighbours:
 
     def slept(self) -> None:
         """This process did not run for long: whom it could not link it may link now."""
-        self.unlinkable.clear()
+        self._unlinkable.clear()
         self.rings_changed()
 
     def gone(self, node: NodeId) -> None:
         """It failed or left."""
         self._met.pop(node, None)
-        self.unlinkable.pop(node, None)
+        self._unlinkable.pop(node, None)
         self.leave_rings(node)
 
     # --- private ----------------------------------------------------------------------
