@@ -89,7 +89,7 @@ class Reach:
             link = core.links_up.get(peer)
             if link is not None:
                 core.tell(link, ping)
-            elif self._dialled.get(peer, 0.0) <= now - timing.REACH_DIAL_INTERVAL:
+            elif self._dialled.get(peer, -inf) <= now - timing.REACH_DIAL_INTERVAL:
                 self._dialled[peer] = now
                 self._neighbours.connect_in_turn(peer)
         core.timers.set("reach", None, now + timing.REACH_INTERVAL)

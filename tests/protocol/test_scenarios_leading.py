@@ -421,9 +421,9 @@ def test_when_a_split_begins_no_two_have_authority(
 
 
 @pytest.mark.parametrize(
-    ("unheard", "others"), [(1, 2), (1, 4), (2, 3), (3, 4), (4, 5), (2, 9)], ids=str
+    ("unheard", "others"), [(1, 2), (1, 4), (2, 3), (3, 4), (4, 5), (2, 9), (1, 40)], ids=str
 )
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_whom_nobody_hears_has_no_authority_beside_its_successor(
     seed: int, unheard: int, others: int
 ) -> None:
