@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -53,5 +54,5 @@ def test_authority_ends_before_another_has_it(
     first.event("elected", since=before)
     spans = rule([first, *others])
     assert [process for _, _, process in spans] == [first, heir, first]
-    for (_, end, _), (begin, _, _) in zip(spans, spans[1:], strict=False):
+    for (_, end, _), (begin, _, _) in itertools.pairwise(spans):
         assert end <= begin, "two had authority"
