@@ -4,7 +4,7 @@ All else is judged by what is heard.  Whose packets get to nobody hears everybod
 learns late that the others gave it up and follow another.  So it asks:
 
     while I am the oldest, with quorum=n: a PING each REACH_INTERVAL to SAMPLE_MAX members
-    no PONG to any PING of the last REACH_PATIENCE: does not count for the quorum
+    no PONG for REACH_GRACE beyond silence: does not count for the quorum
     of more members some are not asked: they count where most of the asked answer
 
 A process that is flagged as stalled answers nobody, and is no evidence.
@@ -37,6 +37,7 @@ class Reach:
         self._confirmed: dict[NodeId, float] = {}
         self._dialled: dict[NodeId, float] = {}
         self._asked_at: float | None = None  # None: I do not ask
+        self._patience = timing.PRESETS[core.config.preset].silence_after + timing.REACH_GRACE
 
     @property
     def is_asking(self) -> bool:
@@ -56,7 +57,7 @@ class Reach:
         good = view.alive_count - sum(1 for n in suspects if n != me and view.is_alive(n))
         if self._asked_at is None:
             return good
-        since, stalled = self._asked_at - timing.REACH_PATIENCE, self._questions.stalled_since
+        since, stalled = self._asked_at - self._patience, self._questions.stalled_since
         answers = [
             said_at >= since or peer in stalled
             for peer, said_at in self._confirmed.items()

@@ -430,7 +430,7 @@ def test_whom_nobody_hears_has_no_authority_beside_its_successor(
     """It hears them all: what tells it is that nobody answers."""
     with SimNetwork(seed, delay=0.001, jitter=0.002, loss=0.02 * (seed % 2)) as net:
         for _ in range(unheard + others):
-            net.add(quorum=(unheard + others) // 2 + 1)
+            net.add(quorum=(unheard + others) // 2 + 1, preset=PRESETS[seed])
             net.run(0.1)
         net.run(3.0 + seed / 5)
         first, *rest = net.nodes
@@ -439,16 +439,19 @@ def test_whom_nobody_hears_has_no_authority_beside_its_successor(
         for source in lonely:
             for target in heard:
                 net.cut(source, target, both=False)
-        told = rule(net, 9.0, every=0.01)
+        told = rule(net, 12.0, every=0.01)
         assert max(len(ruling) for _, ruling in told) == 1
         assert (told[0][1], told[-1][1]) == ((first,), (heard[0],))
 
 
+@pytest.mark.parametrize("preset", ["lan", "local", "wifi"])
 @pytest.mark.parametrize(("size", "stopped"), [(2, 1), (3, 2), (5, 4), (9, 8)], ids=str)
-def test_authority_outlives_that_all_others_do_not_run_for_a_while(size: int, stopped: int) -> None:
+def test_authority_outlives_that_all_others_do_not_run_for_a_while(
+    size: int, stopped: int, preset: str
+) -> None:
     with SimNetwork(3, delay=0.001, jitter=0.002) as net:
         for _ in range(size):
-            net.add(quorum=size // 2 + 1)
+            net.add(quorum=size // 2 + 1, preset=preset)
             net.run(0.1)
         net.run(3.0)
         for node in net.nodes[-stopped:]:
@@ -491,6 +494,10 @@ def test_when_a_split_heals_no_two_have_authority_and_tokens_rise(
         assert told[-1][1] == (net.oldest(net.nodes),), "the oldest, with a quorum again"
         elected = sorted((event for n in net.nodes for event in n.seen("elected")), key=by_time)
         assert [e.token for e in elected] == sorted(e.token for e in elected)
+
+
+#: By seed.
+PRESETS = ("lan", "lan", "local", "wifi")
 
 
 def by_time(event: Event) -> float:
