@@ -171,7 +171,7 @@ def _leader_facts(view: Mapping[str, Any], *, leads: bool, is_stalled: bool) -> 
     if view.get("since") is not None:
         facts.append(f"for {view['since']:.0f} s")
     if not leads:
-        return [*facts, "its policy and authority are known there"]
+        return [*facts, "its policy and authority are known to it alone"]
     facts.append(f"policy {view['policy']}")
     if view.get("lacks"):
         facts.append(f"without authority: {view['lacks']}")

@@ -26,7 +26,7 @@ from p2pmesh.protocol.core import VERSIONS, Changed, Core
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.doubles import Doubles
 from p2pmesh.protocol.links import Link, Phase, stays
-from p2pmesh.protocol.members import Change
+from p2pmesh.protocol.members import Change, Tombstone
 from p2pmesh.protocol.membership import Membership
 from p2pmesh.protocol.monitoring import Monitoring
 from p2pmesh.protocol.neighbours import Neighbours
@@ -360,9 +360,13 @@ class Joining:
         self._core.act(PeerRejected(reason=reason, address=link.address))
 
     def _is_at_a_members(self, link: Link) -> bool:
-        """Was an address dialled that a live member has?"""
+        """Was an address dialled that a member has, be it one that failed?"""
+        records = (
+            held.last if isinstance(held, Tombstone) else held
+            for held in self._core.view.nodes.values()
+        )
         return link.is_outbound and any(
-            link.address in held.record.addresses for held in self._core.view.all_alive()
+            link.address in each.record.addresses for each in records if each is not None
         )
 
     def _reject(self, link: Link, reason: str) -> None:

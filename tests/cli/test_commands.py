@@ -72,7 +72,7 @@ def test_a_follower_says_of_its_leader_what_it_can_know(p2pmesh: Run, node: Fake
     leader = MEMBER | {"instance_id": "bob-1"}
     node.answers["GET /v1/leader"][1].update(leader_id="bob-1")
     node.answers["GET /v1/members/bob-1"] = (200, leader)
-    known = "epoch 7, for 3 s, its policy and authority are known there"
+    known = "epoch 7, for 3 s, its policy and authority are known to it alone"
     assert p2pmesh("leader")[1] == f"bob-1  ({known})\n"
     leader["stalled"] = True
     assert p2pmesh("leader")[1] == f"bob-1  (stalled, {known})\n"

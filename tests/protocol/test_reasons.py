@@ -36,6 +36,19 @@ def test_a_member_that_is_stopped_is_not_reported_as_one_that_cannot_be_a_peer()
     assert [event.address for event in asking.seen("peer_rejected")] == [stranger.address]
 
 
+def test_one_that_failed_and_is_still_stopped_is_not_reported_either() -> None:
+    """It is dialled until it is back."""
+    with SimNetwork(seed=5) as network:
+        for name in "abc":
+            network.add(name)
+        network.run_until(network.agrees, within=10)
+        stopped, *others = network.nodes
+        network.stop(stopped)
+        network.run(25.0)
+        assert {node.state_of(stopped) for node in others} == {"failed"}
+        assert not [event for node in others for event in node.seen("peer_rejected")]
+
+
 def test_joined_is_the_first_event_and_whom_it_joined_come_next() -> None:
     network = SimNetwork(seed=6)
     for number in range(12):
