@@ -35,9 +35,7 @@ from p2pmesh.protocol.types import (
 log = logging.getLogger("p2pmesh")
 
 #: What to do about a rejected peer.
-_ADVICE: Final = {
-    "other mesh or key": " (give both the same --mesh, and the same --key-file or none)"
-}
+_ADVICE: Final = {"other mesh or key": " (give both the same mesh, and the same key or none)"}
 
 
 class Chronicle:

@@ -41,7 +41,8 @@ class UnknownTarget(MeshError):
         if has_left and not was_name:
             problem = f"{target!r} has left {where} for good: send to another, or by name"
         else:
-            wait = f"; if it is still to come, wait: await node.wait_for(name={target!r})"
+            begins = " If" if hint else "; if"
+            wait = f"{begins} it is still to come, wait: await node.wait_for(name={target!r})"
             problem = (
                 f"nobody is called {target!r} any more: who was has left {where} for good{hint}"
                 if has_left

@@ -271,6 +271,7 @@ class Node:
         """
         if callable(type):
             raise ConfigError(f"node.on was given {type!r:.80}: write @node.on() above it")
+        refuse_nearly_known("type", type)
 
         def register(handler: H) -> H:
             self._handlers.register(type, handler, concurrency)
@@ -282,6 +283,7 @@ class Node:
         """An async iterator of messages of ``type`` (None: of every type) that no
         handler takes; each needs ``await message.ack()``."""
         self._refuse_elsewhere()
+        refuse_nearly_known("type", type)
         return self._handlers.reader(type)
 
     def events(self) -> EventReader:
@@ -492,12 +494,13 @@ class Node:
                     lambda: run.core.live_at_most() >= wanted and len(present()) >= wanted
                 )
         except TimeoutError:
-            asked = {"name": name, "id": id, "capability": capability, "count": count}
+            asked = {"name": name, "id": id, "capability": capability}
             what = ", ".join(f"{key}={value!r}" for key, value in asked.items() if value)
+            whom = ("nobody" if count is None else f"not {count}") + (
+                f" with {what}" if what else ""
+            )
             here = ", ".join(m.instance_id for m in self.members() if m.state in _LIVE)
-            raise RequestTimeout(
-                f"nobody with {what or 'anything'} within {timeout} s; here are {here}"
-            ) from None
+            raise RequestTimeout(f"{whom} within {timeout} s; here are {here}") from None
         found = present()
         return found[0] if count is None else found
 

@@ -18,6 +18,7 @@ from p2pmesh.arguments import (
     read_labels,
     refuse_unless_count,
     refuse_unless_flag,
+    refuse_unless_number,
 )
 from p2pmesh.datadir import Identity
 from p2pmesh.errors import ConfigError
@@ -109,7 +110,7 @@ def check(
         profiles=read_labels("profiles", profiles),
         peers=read_each("peers", read_peer, peers),
         mdns=mdns,
-        port=read("port", read_port, str(port)) if port is not None else None,
+        port=_port(port),
         bind=read_each("bind", read_address, bind),
         http=_http(http),
         http_tokens=_http_tokens(http_token),
@@ -132,6 +133,13 @@ def check(
         http_bind.address(config.http, may_be_wide=config.http_open or bool(config.http_tokens))
     KeyRing(config.mesh, config.keys)  # raises for keys that do not fit each other
     return config
+
+
+def _port(port: int | None) -> int | None:
+    if port is None:
+        return None
+    refuse_unless_number("port", port, whole=True)
+    return read("port", read_port, str(port))
 
 
 def _http(http: str | None) -> str | None:

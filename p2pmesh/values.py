@@ -127,7 +127,7 @@ def _host_and_port(text: str, default_port: int | None) -> tuple[str, int]:
     if match is None:
         raise ValueError("give HOST:PORT, or [ADDRESS]:PORT for IPv6")
     if match[2] is None and default_port is None:
-        raise ValueError("the port is missing; give HOST:PORT (port 0: any free one)")
+        raise ValueError("give both: HOST:PORT (port 0: any free one)")
     port = default_port if match[2] is None else read_port(match[2])
     assert port is not None
     return match[1], port

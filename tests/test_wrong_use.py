@@ -123,7 +123,9 @@ WRONG_ARGUMENTS: Mapping[str, Row] = {
         "no instance 'nobody' is known in this mesh; if .* node.wait_for",
     ),
     "a target is nearly somebody's name": Row(
-        lambda w: w.a.send("bb", 1), UnknownTarget, "'bb' is known .*did you mean 'b'"
+        lambda w: w.a.send("bb", 1),
+        UnknownTarget,
+        "'bb' is known .*did you mean 'b'.* If it is still to come, wait",
     ),
     "a target is None": Row(lambda w: w.a.send(None, 1), ConfigError, "target None: give an inst"),
     "a target is bytes": Row(lambda w: w.a.request(b"b", 1), ConfigError, "target b'b': give an"),
@@ -222,6 +224,18 @@ WRONG_ARGUMENTS: Mapping[str, Row] = {
     "a type gets a second reader": Row(
         lambda w: [w.a.messages("Twice"), w.a.messages("Twice")], ConfigError, "one reads a type"
     ),
+    "a handler's type is a known one but for its case": Row(
+        lambda w: w.b.on("query")(print), ConfigError, "type 'query': .*did you mean 'Query'"
+    ),
+    "a reader's type is a known one but for its case": Row(
+        lambda w: w.b.messages("notification"), ConfigError, "did you mean 'Notification'"
+    ),
+    "three are waited for and two are here": Row(
+        lambda w: w.a.wait_for(count=3, timeout=0.05), TimeoutError, "^not 3 within 0.05 s; here"
+    ),
+    "a port is text": Row(
+        lambda w: Node("c", port="8078"), ConfigError, "port '8078': give a whole number, not str"
+    ),
     "a handler is registered without parentheses": Row(
         lambda w: w.a.on(print), ConfigError, r"write @node.on\(\) above it"
     ),
@@ -289,7 +303,7 @@ SETTINGS: Mapping[str, tuple[dict[str, Any], str]] = {
     "quorum is text": ({"quorum": "2"}, "quorum '2': give a whole number"),
     "quorum is more than any mesh": ({"quorum": 10**30}, "quorum: give 4096 at most"),
     "quorum is a bool": ({"quorum": True}, "quorum True: give a whole number"),
-    "port is no port": ({"port": 8.5}, "port '8.5': not a port"),
+    "port is no port": ({"port": 8.5}, "port 8.5: give a whole number"),
     "data_dir is a number": ({"data_dir": 3}, "data_dir 3: give a path, not int"),
     "data_dir is empty": ({"data_dir": ""}, "data_dir '': give a path"),
     "data_dir is no path": ({"data_dir": "a\0b"}, r"data_dir .*: give a path"),

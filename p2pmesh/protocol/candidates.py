@@ -36,6 +36,7 @@ class Offer:
     tries: int = 0
     is_dialling: bool = False
     node: NodeId | None = None  # who answered there last
+    outcome: str = ""  # for people: what else the last dial met
 
 
 class Candidates:
@@ -93,13 +94,15 @@ class Candidates:
     def next_due(self) -> float | None:
         return min((o.due_at for o in self.offers.values() if not o.is_dialling), default=None)
 
-    def tried(self, key: str, now: float, *, node: NodeId | None) -> None:
-        """A dial ended; ``node`` is who answered, None if nobody did."""
+    def tried(self, key: str, now: float, *, node: NodeId | None, outcome: str = "") -> None:
+        """A dial ended; ``node`` is who answered, None if nobody did, but for what
+        ``outcome`` says."""
         offer = self.offers.get(key)
         if offer is None:
             return
         offer.is_dialling = False
         offer.node = node or offer.node
+        offer.outcome = outcome
         delay = min(timing.CANDIDATE_RETRY * 2 ** min(offer.tries, 8), timing.CANDIDATE_RETRY_MAX)
         offer.tries += 1
         self._rest(offer, now, delay)
@@ -134,9 +137,9 @@ class Candidates:
         return any(offer.is_dialling or not offer.tries for offer in self.offers.values())
 
     def tried_addresses(self) -> tuple[str, ...]:
-        """For people: what was tried, and where it came from."""
+        """For people: what was tried, where it came from, and what it met."""
         return tuple(
-            f"{address} ({offer.candidate.found_by})"
+            f"{address} ({', '.join(filter(None, (offer.candidate.found_by, offer.outcome)))})"
             for offer in self.offers.values()
             for address in offer.candidate.addresses
         )

@@ -22,10 +22,17 @@ from p2pmesh.protocol.core import Changed, Core
 from p2pmesh.protocol.dials import Attempt, Purpose
 from p2pmesh.protocol.members import Change, Tombstone
 from p2pmesh.protocol.records import SignedRecord
-from p2pmesh.protocol.types import Alone, Candidate, FoundBy, NodeId
+from p2pmesh.protocol.types import Alone, Candidate, DialOutcome, FoundBy, NodeId
 
 _AT_ONCE: Final = 3  # candidates that an unstamped node dials together; a member: one
 _NEXT_AFTER: Final = 0.1  # then it is looked again who became a member meanwhile
+#: Of dials, as people read them.
+_OUTCOMES: Final = {
+    DialOutcome.REFUSED: "refused",
+    DialOutcome.TIMEOUT: "no answer",
+    DialOutcome.UNREACHABLE: "unreachable",
+    DialOutcome.LOCAL_ERROR: "",
+}
 _MET_REST: Final = 1.0  # a member that met one: whom that one knows is known soon
 
 
@@ -170,7 +177,10 @@ class Seeking:
     def candidate_tried(self, attempt: Attempt, node: NodeId | None) -> None:
         assert isinstance(attempt.target, str)
         now = self._core.at.now
-        self.candidates.tried(attempt.target, now, node=node)
+        outcome = "" if node is not None else _OUTCOMES[attempt.outcome]
+        if node is None and attempt.accepted:
+            outcome = "something answers, but not as this mesh does"
+        self.candidates.tried(attempt.target, now, node=node, outcome=outcome)
         if node is not None and self._core.life is not None:
             self._looks_at = now + _MET_REST
         self._arm_candidates()

@@ -39,13 +39,22 @@ def test_a_node_that_meets_nobody_founds_a_mesh_after_a_second(simulate: Simulat
 
 
 def test_a_node_alone_says_once_what_it_tried(simulate: Simulate) -> None:
+    """And what it met there."""
     net = simulate(multicast=False)
-    gone = net.add(start=False)
-    node = net.add(peers=[gone])
+    gone, off, other = (net.add(start=False) for _ in range(3))
+    net.power_off(off)
+    net.start(other, keys=(b"k" * 32,))
+    node = net.add(peers=[gone, off, other])
     net.run(60.0)
     (alone,) = node.seen("alone")
     assert isinstance(alone, Alone)
-    assert alone.tried == (f"{gone.address} (peer)",)
+    assert sorted(alone.tried) == sorted(
+        (
+            f"{gone.address} (peer, refused)",
+            f"{off.address} (peer, no answer)",
+            f"{other.address} (peer, something answers, but not as this mesh does)",
+        )
+    )
 
 
 def test_a_dial_that_hangs_holds_up_the_founding_for_5_s_at_most(simulate: Simulate) -> None:
