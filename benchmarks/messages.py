@@ -17,7 +17,7 @@ eclipse-zenoh (Rust inside), nats-py with a nats-server.  They are installed int
 environment under ``~/.cache``, the server is unpacked from the system's package; what
 cannot be had is left out and said.  Systems take turns, sample by sample; the median
 counts.  All asyncio systems run uvloop if it is installed, else none.  Prints one JSON
-line a result, then a table.  ``--quick`` takes two small samples of ours and raw TCP.
+line a result, then a table.  ``--quick`` takes one small sample of ours and of raw TCP.
 """
 
 from __future__ import annotations
