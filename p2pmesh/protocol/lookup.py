@@ -22,10 +22,11 @@ from p2pmesh.protocol.types import GuestEntry, Instance, Life, Member, NodeId, S
 
 
 class Word(Protocol):
-    """What a guest said of itself with its last heartbeat."""
+    """What a guest said of itself with its last heartbeat, and when that was."""
 
     status: str | None
     metrics: bytes | None
+    heard_at: float
 
 
 #: The word of a guest that is registered at this node.
@@ -191,6 +192,10 @@ class Lookup:
     def _guest(self, claim: SignedEntry, here: Word | None) -> Member:
         entry = claim.entry
         said = entry if here is None or here.status is None else here
+        if here is None or entry.state is State.LEFT:
+            age = self._age(entry.instance_id, entry.home)
+        else:
+            age = max(0.0, self._core.at.now - here.heard_at)
         return Member(
             instance_id=entry.instance_id,
             node_id=entry.home.hex(),
@@ -206,7 +211,7 @@ class Lookup:
             status=said.status,
             metrics=_metrics(said.metrics),
             addresses=(),
-            last_heartbeat_age=self._age(entry.instance_id, entry.home),
+            last_heartbeat_age=age,
             is_leader=False,
             candidate=False,
             hostname=entry.hostname,

@@ -319,9 +319,9 @@ def test_a_tombstone_of_somebody_unknown_is_listed_with_what_is_known() -> None:
     ("here", "status", "metrics"),
     [
         ({}, "busy", {"load": 1}),
-        ({"g": SimpleNamespace(status=None, metrics=None)}, "busy", {"load": 1}),
-        ({"g": SimpleNamespace(status="idle", metrics=None)}, "idle", None),
-        ({"g": SimpleNamespace(status="idle", metrics=b"\xc1")}, "idle", None),
+        ({"g": SimpleNamespace(status=None, metrics=None, heard_at=98.0)}, "busy", {"load": 1}),
+        ({"g": SimpleNamespace(status="idle", metrics=None, heard_at=98.0)}, "idle", None),
+        ({"g": SimpleNamespace(status="idle", metrics=b"\xc1", heard_at=98.0)}, "idle", None),
     ],
 )
 def test_a_guest_shows_its_word_and_at_its_home_the_latest(

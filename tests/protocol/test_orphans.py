@@ -69,3 +69,17 @@ def test_a_guest_that_comes_back_after_it_failed_has_joined(net: SimNetwork) -> 
     net.command(net.nodes[1], "heartbeat", instance_id="g", status="ok", metrics=None)
     net.run(1.0)
     assert sorted(told(watch, MemberFailed, MemberJoined)) == each(net, "MemberJoined")
+
+
+def test_the_home_of_a_guest_says_when_it_was_heard_also_after_it_failed(net: SimNetwork) -> None:
+    def age() -> tuple[str, float]:
+        (guest,) = (member for member in net.nodes[3].members() if member.instance_id == "g")
+        return guest.state, round(guest.last_heartbeat_age)
+
+    net.run(9.0)
+    assert age() == ("alive", 10)
+    net.run(10.0)
+    assert age() == ("failed", 20)
+    net.command(net.nodes[3], "heartbeat", instance_id="g", status="ok", metrics=None)
+    net.run(1.0)
+    assert age() == ("alive", 1)
