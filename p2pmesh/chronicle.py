@@ -116,8 +116,11 @@ class Chronicle:
                 self._rejected[reason] += 1
                 advice = _ADVICE.get(reason, "")
                 log.warning("%s cannot be a peer: %s%s", address, reason, advice)
-            case DoubleIdentity(node_id=node_id, addresses=addresses):
-                log.error("identity %s is live twice: %s", node_id, ", ".join(addresses))
+            case DoubleIdentity(node_id=node_id, instance_id=instance_id, addresses=addresses):
+                log.error(
+                    "identity %s, or the instance id %r, is live twice: %s",
+                    node_id, instance_id, ", ".join(addresses),
+                )  # fmt: skip
 
     def message_arrived(self, envelope: Envelope) -> None:
         self._events.publish(

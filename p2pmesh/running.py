@@ -543,11 +543,13 @@ class Running:
         await self._start_over()
         reason = self._stopped.result() if self._stopped.done() else "left"
         error: MeshError = NotStarted("this node has ended: make a new one")
-        if reason != "left":
+        if reason == "double":
             error = IdentityConflict(
-                f"another live node has the identity {self.core.node_id.hex()[:16]}… or the "
-                f"instance id {self.instance_id!r} ({reason}): give each its own data directory"
+                f"another live process has the identity {self.core.node_id.hex()[:16]}…: give each "
+                "its own data directory"
             )
+        elif reason != "left":
+            error = IdentityConflict(f"{reason}, {self.instance_id!r}: give each its own")
         self.handlers.stop()
         if self._server is not None:
             self._server.interrupt()

@@ -675,6 +675,15 @@ async def test_a_copied_identity_ends_one_of_the_two_with_an_error(
     await asyncio.gather(*serving, return_exceptions=True)
 
 
+async def test_who_takes_an_older_agents_instance_id_ends_and_is_told_to_have_its_own(
+    make: Make, meet: Meet
+) -> None:
+    await meet(make("a", instance_id="worker"), make("c"))
+    with pytest.raises(IdentityConflict, match="has this instance id, 'worker': give each"):
+        async with asyncio.timeout(HANG):
+            await make("b", instance_id="worker").serve_forever()
+
+
 # --- this process -----------------------------------------------------------------------------
 
 
