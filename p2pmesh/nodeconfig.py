@@ -193,6 +193,10 @@ def _key(key: str | bytes) -> bytes:
     try:
         return parse_key(key) if isinstance(key, str) else key
     except ConfigError as error:
+        if isinstance(key, str) and os.path.isfile(key):
+            raise ConfigError(
+                f"key {key!r}: that is a file: give what is in it, Path({key!r}).read_text()"
+            ) from None
         raise ConfigError(f"key: {error}") from None
 
 

@@ -287,6 +287,7 @@ async def test_leaving_while_joining_is_quick(make: Make) -> None:
         ({"http_hosts": ["a:1"]}, "http_hosts 'a:1': give a host name or an IP address"),
         ({"http_hosts": "box"}, "http_hosts 'box': give a list"),
         ({"key": b"short"}, "32 bytes"),
+        ({"key": __file__}, r"key '.*': that is a file: .* Path\(.*\).read_text"),
         ({"quorum": 0}, "quorum 0"),
         ({"preset": "wan"}, "preset 'wan': give one of lan, local, wifi"),
     ],

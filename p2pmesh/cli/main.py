@@ -86,10 +86,12 @@ def _failed(status: int, text: str) -> int:
 def _run(arguments: Sequence[str]) -> int:
     _refuse_slip(arguments)
     try:
-        flags = _command_line().parse_args(arguments)
+        flags, unknown = _command_line().parse_known_args(arguments)
     except _HelpWasPrinted:
         sys.stdout.flush()
         return 0
+    if unknown:
+        raise _unknown(unknown[0].partition("=")[0], flags.command)  # its value may be secret
     if flags.show_version:
         flags.command = "version"
     if flags.command is None:
@@ -119,6 +121,18 @@ def _refuse_slip(arguments: Sequence[str]) -> None:
     if first.startswith("--") and first not in ("--help", "--version") and command is not None:
         flag = first.partition("=")[0]  # its value may be secret
         raise ConfigError(f"{flag}: flags go behind the command: p2pmesh {command} {flag} …")
+
+
+def _unknown(word: str, command: str | None) -> ConfigError:
+    """An argument that a command does not take."""
+    if command is None:
+        return ConfigError(f"unknown argument {word!r}; see 'p2pmesh --help'")
+    from difflib import get_close_matches
+
+    flags = [each.flag for each in options_of(command, *COMMANDS[command].groups).values()]
+    near = get_close_matches(word, flags, 1, 0.7)
+    hint = f"did you mean {near[0]}? See" if near else "see"
+    return ConfigError(f"{command} does not take {word!r}; {hint} 'p2pmesh {command} --help'")
 
 
 def function_of(name: str) -> Callable[[Call], int]:
