@@ -2,9 +2,9 @@
 
 Who holds a claim leads.  With ``quorum=n`` it has authority only while it sees n live
 members, itself among them, whom nobody has in question: where a network falls apart all
-of the other side are, for a second or more before they are given up.  Nor do
-those count whom this node does not reach (``reach``).  ``Elected`` and ``Demoted``
-tell of authority, in turns: never two of one kind.
+of the other side are, for a second or more before they are given up.  Nor do those
+count whom this node does not reach (``reach``).  ``Elected`` and ``Demoted`` tell of
+authority, in turns: never two of one kind.
 
 A quorum that was missing may be back because a split heals, and another leader of the
 other side sees it come back, too.  So it counts once what is known of members and other

@@ -96,10 +96,10 @@ RIVAL_LATEST: Final = 5.0  # an older live agent has my instance id
 ALONE_WARNING_AFTER: Final = 10.0
 CLAIM_SETTLE: Final = 0.2
 QUORUM_SETTLE: Final = 0.5  # a quorum that was missing: back, and nothing new of other claims
+QUORUM_SETTLE_MAX: Final = 2.0  # however many members come
 REACH_INTERVAL: Final = 0.25  # between the PINGs of a leader with a quorum
 REACH_GRACE: Final = 1.6  # beyond silence: who stalls is flagged by then, and nobody given up
 REACH_DIAL_INTERVAL: Final = 2.0  # to one of them that has no link
-QUORUM_SETTLE_MAX: Final = 2.0  # however many members come
 HEARSAY_LATEST: Final = 5.0
 STORE_RETRY: Final = 5.0  # a candidate whose store failed tries it again
 

@@ -420,6 +420,9 @@ def test_when_a_split_begins_no_two_have_authority(
         assert [len(node.seen("elected")) for node in small] == before
 
 
+PRESETS = ("lan", "lan", "local", "wifi")  # by seed
+
+
 @pytest.mark.parametrize(
     ("unheard", "others"), [(1, 2), (1, 4), (2, 3), (3, 4), (4, 5), (2, 9), (1, 40)], ids=str
 )
@@ -494,10 +497,6 @@ def test_when_a_split_heals_no_two_have_authority_and_tokens_rise(
         assert told[-1][1] == (net.oldest(net.nodes),), "the oldest, with a quorum again"
         elected = sorted((event for n in net.nodes for event in n.seen("elected")), key=by_time)
         assert [e.token for e in elected] == sorted(e.token for e in elected)
-
-
-#: By seed.
-PRESETS = ("lan", "lan", "local", "wifi")
 
 
 def by_time(event: Event) -> float:
